@@ -1,0 +1,78 @@
+"""Metrics: pure functions of tensors, each with its formula, its range and what both ends of the range mean.
+
+They take what taps record (index, probs, attention, gate) on any device, propagate NaN instead of hiding it, and raise
+`explorer.errors.BadValue` for shapes that do not fit.
+"""
+
+from explorer.metrics import balance, entropy, gates, sinks, specialisation
+from explorer.metrics.balance import (
+    counts,
+    cv_squared,
+    dead_experts,
+    drop_rate,
+    gini,
+    load_balancing_loss,
+    load_entropy,
+    load_fraction,
+    max_violation,
+    max_violation_floor,
+    token_drop_rate,
+    utilisation,
+    z_loss,
+)
+from explorer.metrics.entropy import margin, token_entropy
+from explorer.metrics.gates import effective_rank, gate_auc, gate_sparsity
+from explorer.metrics.sinks import first_token_share, proxy_scores, received_mass, row_entropy, sink_rate
+from explorer.metrics.specialisation import (
+    co_activation,
+    contingency,
+    flip_rate,
+    label_share,
+    nmi,
+    nmi_floor,
+    permuted_floor,
+    saturation,
+    vocabulary_specialisation,
+    vocabulary_top_share,
+)
+
+__all__ = [
+    "balance",
+    "co_activation",
+    "contingency",
+    "counts",
+    "cv_squared",
+    "dead_experts",
+    "drop_rate",
+    "effective_rank",
+    "entropy",
+    "first_token_share",
+    "flip_rate",
+    "gate_auc",
+    "gate_sparsity",
+    "gates",
+    "gini",
+    "label_share",
+    "load_balancing_loss",
+    "load_entropy",
+    "load_fraction",
+    "margin",
+    "max_violation",
+    "max_violation_floor",
+    "nmi",
+    "nmi_floor",
+    "permuted_floor",
+    "proxy_scores",
+    "received_mass",
+    "row_entropy",
+    "saturation",
+    "sink_rate",
+    "sinks",
+    "specialisation",
+    "token_drop_rate",
+    "token_entropy",
+    "utilisation",
+    "vocabulary_specialisation",
+    "vocabulary_top_share",
+    "z_loss",
+]

@@ -1,0 +1,62 @@
+"""A small decoder: pre-norm blocks of an attention and a feed-forward mechanism, tied embedding. Positions are the attention's."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from explorer.errors import BadValue
+from explorer.taps import Instrumented
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + ffn(norm(x))."""
+
+    def __init__(self, d_model: int, attention: nn.Module, ffn: nn.Module) -> None:
+        super().__init__()
+        self.norm_attention, self.attention = nn.RMSNorm(d_model, eps=1e-6), attention
+        self.norm_ffn, self.ffn = nn.RMSNorm(d_model, eps=1e-6), ffn
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        x_BTD = x_BTD + self.attention(self.norm_attention(x_BTD))
+        return x_BTD + self.ffn(self.norm_ffn(x_BTD))
+
+
+class LanguageModel(Instrumented):
+    """tokens_BT -> logits (B, T, vocab). `layers` is a sequence of (attention, feed-forward) pairs, one a layer."""
+
+    taps = {"tokens": "B T"}
+
+    def __init__(
+        self, vocab: int, d_model: int, layers: Sequence[tuple[nn.Module, nn.Module | None]], tied: bool = True
+    ) -> None:
+        super().__init__()
+        if vocab < 2 or not layers:
+            raise BadValue(f"a language model needs a vocabulary of at least 2 and one layer, not {vocab} and {len(layers)}")
+        self.embed = nn.Embedding(vocab, d_model)
+        nn.init.normal_(self.embed.weight, std=0.02)  # so that an untrained model predicts every token alike
+        self.blocks = nn.ModuleList(
+            AttentionBlock(d_model, attention) if ffn is None else Block(d_model, attention, ffn)
+            for attention, ffn in layers
+        )
+        self.norm = nn.RMSNorm(d_model, eps=1e-6)
+        self.head = None if tied else nn.Linear(d_model, vocab, bias=False)
+        if self.head is not None:
+            nn.init.normal_(self.head.weight, std=0.02)
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        x_BTD = self.embed(self.tap("tokens", tokens_BT))
+        for block in self.blocks:
+            x_BTD = block(x_BTD)
+        return F.linear(self.norm(x_BTD), self.embed.weight if self.head is None else self.head.weight)
+
+
+class AttentionBlock(nn.Module):
+    """x + attention(norm(x)): a layer without a feed-forward network, as the smallest attention-sink experiments have."""
+
+    def __init__(self, d_model: int, attention: nn.Module) -> None:
+        super().__init__()
+        self.norm_attention, self.attention = nn.RMSNorm(d_model, eps=1e-6), attention
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD + self.attention(self.norm_attention(x_BTD))

@@ -1,0 +1,280 @@
+"""Readings: numbers read off a finished experiment on its held-out data, each by its name.
+
+One definition for the claims and for `compare`, so that a number means the same in both tables. Where a model has several
+layers the reading says how they become one number; where a mechanism has nothing of the kind it is NaN.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from explorer import metrics
+from explorer.errors import BadValue, unknown
+from explorer.experiment import POINTS, Experiment
+from explorer.recording import Recording
+from explorer.tasks import Batch
+
+
+class Run:
+    """An experiment and what its gates decided on the held-out data, at the end and at the moments somebody asked for.
+
+    A moment is a share of the run: 0 before the first step, 1 at the end.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self._seen: dict[float, tuple[float, Recording]] = {}
+
+    @classmethod
+    def through(cls, experiment: Experiment, steps: int, moments: tuple[float, ...] = ()) -> "Run":
+        """Train for `steps` steps and look at the held-out data on the way."""
+        run = cls(experiment)
+        for moment in sorted(set(moments) - {1.0}):
+            experiment.run(round(moment * steps) - experiment.step)
+            run._seen[moment] = experiment.examine()
+        experiment.run(steps - experiment.step)
+        return run
+
+    def look(self, moment: float = 1.0) -> tuple[float, Recording]:
+        """(loss, recording) of the held-out data at a moment."""
+        if moment == 1.0 and moment not in self._seen:
+            self._seen[moment] = self.experiment.examine()
+        if moment not in self._seen:
+            raise BadValue(f"nobody looked at this run after {moment:.0%} of its steps")
+        return self._seen[moment]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A function of a Run, and the moments at which it wants the held-out data looked at."""
+
+    function: Callable[[Run], float]
+    moments: tuple[float, ...] = (1.0,)
+
+    def __call__(self, run: Run) -> float:
+        return float(self.function(run))
+
+
+READINGS: dict[str, Reading] = {}
+
+
+def reading(name: str) -> Reading:
+    """The reading of that name."""
+    if name not in READINGS:
+        raise unknown("reading", name, READINGS)
+    return READINGS[name]
+
+
+def _reads(*moments: float) -> Callable[[Callable[[Run], Any]], Callable[[Run], Any]]:
+    def register(function: Callable[[Run], Any]) -> Callable[[Run], Any]:
+        READINGS[function.__name__] = Reading(function, moments or (1.0,))
+        return function
+
+    return register
+
+
+# -- what the layers decided ---------------------------------------------------------------------------------------------
+
+
+def asked(seen: Recording, layer: str) -> Tensor:
+    """The experts (B, T, K) that tokens asked for: before capacity turned any away, where the mechanism has one."""
+    return seen.last(f"{layer}/choice" if f"{layer}/choice" in seen.paths() else f"{layer}/index")
+
+
+def first_choice(seen: Recording, layer: str) -> Tensor:
+    """The expert (B, T) with the largest weight; -1 for a token without any."""
+    weights, index = seen.last(f"{layer}/weights"), seen.last(f"{layer}/index")
+    if f"{layer}/choice" in seen.paths():
+        return seen.last(f"{layer}/choice")[..., 0]
+    return index.gather(-1, weights.masked_fill(index < 0, -1).argmax(-1, keepdim=True))[..., 0]
+
+
+def _layers(run: Run, measure: Callable[[Recording, str], Any], moment: float = 1.0) -> Tensor:
+    """(L,) the measure of every routing layer; a single NaN where nothing routes."""
+    seen = run.look(moment)[1]
+    values = [float(measure(seen, layer)) for layer in seen.layers()]
+    return torch.tensor(values or [math.nan], dtype=torch.float64)
+
+
+def _counts(seen: Recording, layer: str) -> Tensor:
+    return metrics.counts(asked(seen, layer), seen.experts(layer))
+
+
+# -- loss ----------------------------------------------------------------------------------------------------------------
+
+
+@_reads()
+def held_out_loss(run: Run) -> float:
+    """The task's loss on the held-out data: nats a token, or MSE / Var(y) on vectors."""
+    return run.look()[0]
+
+
+@_reads()
+def training_loss(run: Run) -> Tensor:
+    """Mean over the last tenth of the steps, without auxiliary losses."""
+    losses = run.experiment.losses()
+    return losses[-math.ceil(len(losses) / 10) :].mean()
+
+
+# -- balance ---------------------------------------------------------------------------------------------------------------
+
+
+@_reads()
+def max_violation(run: Run) -> Tensor:
+    """MaxVio of what the tokens asked for, of the worst layer (which one collapses differs from seed to seed)."""
+    return _layers(run, lambda seen, layer: metrics.max_violation(_counts(seen, layer))).max()
+
+
+@_reads()
+def load_entropy(run: Run) -> Tensor:
+    """Normalised entropy of the loads asked for, of the worst layer."""
+    return _layers(run, lambda seen, layer: metrics.load_entropy(_counts(seen, layer))).min()
+
+
+@_reads()
+def dead_experts(run: Run) -> Tensor:
+    """Share of the experts below 1 % of the mean load, of the worst layer."""
+    return _layers(run, lambda seen, layer: metrics.dead_experts(_counts(seen, layer))).max()
+
+
+@_reads()
+def empty_slots(run: Run) -> float:
+    """Share of the slots without an expert, mean over the layers, the held-out data cut into batches of the training's size.
+
+    Where capacity is counted over a batch, a larger batch is more even and drops less.
+    """
+    experiment, held_out = run.experiment, run.experiment.data.held_out()
+    size = experiment.settings["batch"] * (POINTS if experiment.data.kind == "vectors" else 1)
+    size = min(size, len(held_out.inputs))
+    shares = []
+    for start in range(0, len(held_out.inputs) - size + 1, size):
+        seen = experiment.examine(Batch(*(part[start : start + size] for part in held_out)))[1]
+        shares += [metrics.drop_rate(seen.last(f"{layer}/index")).item() for layer in seen.layers()]
+    return sum(shares) / len(shares) if shares else math.nan
+
+
+# -- sureness, specialisation and how early it comes -----------------------------------------------------------------------
+
+
+@_reads()
+def token_entropy(run: Run) -> Tensor:
+    """How undecided the router is about a token (0 sure, 1 even), mean over the layers."""
+    return _layers(run, lambda seen, layer: metrics.token_entropy(seen.last(f"{layer}/probs"))).mean()
+
+
+@_reads()
+def nmi(run: Run) -> Tensor:
+    """I(first expert; label) / H(label), mean over the layers."""
+
+    def measure(seen: Recording, layer: str) -> Tensor:
+        top1 = first_choice(seen, layer)
+        return metrics.nmi(top1, seen.last("/labels").reshape(top1.shape))
+
+    return _layers(run, measure).mean()
+
+
+@_reads()
+def vocabulary_first_layer(run: Run) -> Tensor:
+    """I(first expert; input token) / H(first expert) of the first layer."""
+
+    def measure(seen: Recording, layer: str) -> Tensor:
+        return metrics.vocabulary_specialisation(first_choice(seen, layer), seen.last("/tokens"))
+
+    return _layers(run, measure)[0]
+
+
+def _saturation(run: Run, moment: float) -> Tensor:
+    """(L,) the share of its final experts that a token has at a moment."""
+    final = run.look()[1]
+    return _layers(run, lambda seen, layer: metrics.saturation(asked(seen, layer), asked(final, layer)), moment)
+
+
+@_reads(0.4, 1.0)
+def saturation(run: Run) -> Tensor:
+    """Router saturation after 40 % of the run, of the layer that has settled least."""
+    return _saturation(run, 0.4).min()
+
+
+@_reads(0.4, 1.0)
+def saturation_by_chance(run: Run) -> Tensor:
+    """What `saturation` would be if tokens kept nothing but the loads: sum_e f_e f'_e K, of the layer where it is most."""
+    final = run.look()[1]
+
+    def measure(seen: Recording, layer: str) -> Tensor:
+        loads = [metrics.load_fraction(_counts(one, layer)) for one in (seen, final)]
+        return (loads[0] * loads[1]).sum() * asked(seen, layer).shape[-1]
+
+    return _layers(run, measure, 0.4).max()
+
+
+@_reads(0.4, 1.0)
+def saturation_first_layer(run: Run) -> Tensor:
+    """Router saturation after 40 % of the run, of the first layer."""
+    return _saturation(run, 0.4)[0]
+
+
+@_reads(0.4, 1.0)
+def saturation_last_layer(run: Run) -> Tensor:
+    """Router saturation after 40 % of the run, of the last layer."""
+    return _saturation(run, 0.4)[-1]
+
+
+@_reads(0.01, 1.0)
+def saturation_early(run: Run) -> Tensor:
+    """Router saturation after 1 % of the run, mean over the layers."""
+    return _saturation(run, 0.01).mean()
+
+
+# -- causality -------------------------------------------------------------------------------------------------------------
+
+
+@_reads()
+def future_flips(run: Run) -> Tensor:
+    """Share of the predictions in the first half of a sequence that change when the second half is permuted.
+
+    0 in a causal model, exactly: no prediction may depend on what comes after it.
+    """
+    batch = run.experiment.data.held_out()
+    half = batch.inputs.shape[1] // 2
+    order = torch.randperm(batch.inputs.shape[1] - half, generator=torch.Generator().manual_seed(run.experiment.seed))
+    permuted = torch.cat([batch.inputs[:, :half], batch.inputs[:, half:][:, order]], dim=1)
+    return (_predictions(run, batch.inputs)[:, :half] != _predictions(run, permuted)[:, :half]).float().mean()
+
+
+def _predictions(run: Run, inputs: Tensor) -> Tensor:
+    model = run.experiment.model.eval()
+    try:
+        with torch.no_grad():
+            return model(inputs.to(run.experiment.device)).argmax(-1).cpu()
+    finally:
+        model.train()
+
+
+# -- attention -------------------------------------------------------------------------------------------------------------
+
+SETTLED = 8  # queries before this one see too few keys to be told from a sink
+
+
+@_reads()
+def sink_share(run: Run) -> float:
+    """Attention on the first token by the queries with nothing to look for (label 0, from the 8th on): the strongest head's."""
+    seen = run.experiment.examine(watch="*/attention")[1]
+    idle = seen.last("/labels") == 0
+    maps = [seen.last(path) for path in seen.paths() if path.endswith("/attention")]
+    return max(metrics.first_token_share(one, skip=SETTLED, valid=idle).max().item() for one in maps)
+
+
+@_reads()
+def gate_auc(run: Run) -> float:
+    """How well an attention gate tells tokens of label 1 from the others (0.5: not at all, 1: always): the worst head's."""
+    seen = run.look()[1]
+    labels = seen.last("/labels")[:, SETTLED:]
+    heads: list[Tensor] = []
+    for path in seen.paths():
+        if path.endswith("/gate") and seen.header["axes"][path] == "B T H d":
+            heads += seen.last(path)[:, SETTLED:].mean(-1).unbind(-1)
+    return min((metrics.gate_auc(gate, labels).item() for gate in heads), default=math.nan)

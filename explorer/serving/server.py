@@ -1,0 +1,129 @@
+"""The server process: Voila (or JupyterLab) with this project's configuration; settings arrive on standard input.
+
+Run by its path and importing nothing of the project: the server of a class must not carry torch.
+"""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+# where a page finds plotly's own bundle: kernels inherit it and widgets/views hands it to the browser
+PLOTLY_URL = "GATING_EXPLORER_PLOTLY_URL"
+
+
+def plotly_folder() -> str:
+    """The folder of the bundle that plotly ships, found without importing plotly."""
+    spec = importlib.util.find_spec("plotly")
+    assert spec and spec.origin, "plotly is a dependency"
+    return str(Path(spec.origin).parent / "package_data")
+
+
+def plotly_url(kind: str, base_url: str) -> str:
+    """Its address. The version makes it a new one after an update, so that browsers may keep it for good."""
+    folder = "static" if kind == "lab" else "voila/plotly"
+    return f"{base_url}{folder}/plotly.min.js?v={importlib.metadata.version('plotly')}"
+
+
+def main() -> None:
+    """Serve until a signal, or the end of the process that started this one."""
+    settings = json.loads(sys.stdin.readline())
+    threading.Thread(target=_stop_with_the_parent, daemon=True).start()
+    os.environ[PLOTLY_URL] = plotly_url(settings["kind"], settings["base_url"])
+    with contextlib.suppress(KeyboardInterrupt):
+        {"voila": voila, "lab": lab}[settings["kind"]](settings)
+
+
+def _stop_with_the_parent() -> None:
+    """Standard input ends when the process that started us does: no server is left behind."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def voila(settings: dict[str, Any]) -> None:
+    """Serve the pages."""
+    voila_app(settings).start()
+
+
+def voila_app(settings: dict[str, Any]) -> Any:
+    """Voila, configured and not yet listening."""
+    from jupyter_server.utils import url_path_join
+    from tornado.web import StaticFileHandler
+    from voila.app import Voila
+
+    class Pages(Voila):
+        """Voila, which here also serves plotly's bundle (one file that the browser keeps) and lists every page."""
+
+        def init_settings(self) -> dict[str, Any]:
+            settings: dict[str, Any] = super().init_settings()
+            settings["voila_jinja2_env"].globals["pages"] = lambda: _pages(Path(self.root_dir))
+            return settings
+
+        def init_handlers(self) -> list[Any]:
+            url = url_path_join(self.server_url, r"/voila/plotly/(plotly\.min\.js)")
+            return [(url, StaticFileHandler, {"path": plotly_folder()}), *super().init_handlers()]
+
+    # our file alone: a voila.json that happens to lie in the current folder must not change the pages
+    app = Pages.instance()
+    # said of every page; it is about stored outputs, and pages have none
+    app.log.addFilter(lambda record: "is not trusted" not in record.getMessage())
+    app.initialize(
+        [
+            f"--Voila.config_file_paths={HERE}",
+            f"--Voila.ip={settings['host']}",
+            f"--Voila.port={settings['port']}",
+            f"--Voila.base_url={settings['base_url']}",
+            f"--Voila.token={settings['token']}",
+            "--Voila.log_level=WARN",
+            f"--KernelManager.transport={_transport()}",
+            settings["pages"],
+        ]
+    )
+    return app
+
+
+def _pages(root: Path) -> list[str]:
+    """Every notebook below `root`, as it stands in a link; hidden folders hold copies, not pages."""
+    found = (path.relative_to(root) for path in root.rglob("*.ipynb"))
+    return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+
+
+def _transport() -> str:
+    """How server and kernels talk: by files that only this user may open, where their names are short enough.
+
+    Over TCP every user of the machine could listen. The name of a unix socket has at most 104 bytes, and
+    voila_*/kernel-*-ipc-* takes 66 of them.
+    """
+    return "ipc" if os.name == "posix" and len(tempfile.gettempdir()) < 38 else "tcp"
+
+
+def lab(settings: dict[str, Any]) -> None:
+    """Open the notebooks for change."""
+    from jupyterlab.labapp import LabApp
+
+    LabApp.launch_instance(
+        [
+            f"--ServerApp.ip={settings['host']}",
+            f"--ServerApp.port={settings['port']}",
+            "--ServerApp.port_retries=0",
+            f"--ServerApp.base_url={settings['base_url']}",
+            f"--IdentityProvider.token={settings['token']}",
+            f"--ServerApp.root_dir={settings['pages']}",
+            f"--ServerApp.extra_static_paths={plotly_folder()}",
+            "--ServerApp.open_browser=False",
+            "--ServerApp.allow_root=True",
+            "--ServerApp.log_level=WARN",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

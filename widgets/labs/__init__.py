@@ -1,0 +1,1 @@
+"""Dashboards: state in, widget out; thin wiring between states, figures and views."""

@@ -1,0 +1,99 @@
+"""What every lab shares: the look, the error card, notices, and callbacks whose errors reach the person at the screen."""
+
+import functools
+import html
+import logging
+import os
+import tempfile
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as W
+
+from explorer.errors import ExplorerError
+
+STYLE = (Path(__file__).parent / "frame.css").read_text(encoding="utf-8")
+HEADLESS = bool(os.environ.get("GATING_EXPLORER_HEADLESS"))  # the one place: notebooks run without a browser, training is short
+log = logging.getLogger("gating-explorer")
+
+
+def text(content: str, tag: str = "p", role: str = "", css: str = "") -> W.HTML:
+    """A paragraph of plain text: everything in it is escaped, `$` too, so that no formula reader picks it up."""
+    extra = f' role="{role}"' if role else ""
+    return W.HTML(f"<{tag}{extra}>{escape(content)}</{tag}>").add_class(css or "ge-text")
+
+
+def escape(content: str) -> str:
+    return html.escape(content).replace("$", "&#36;")
+
+
+def log_file() -> Path:
+    """Where tracebacks go: never to the page."""
+    return Path(tempfile.gettempdir()) / f"gating-explorer-{os.getuid() if hasattr(os, 'getuid') else 0}.log"
+
+
+def explain(error: Exception) -> dict[str, str]:
+    """An error as the page says it: our own in its own words, a foreign one by its kind and the number it is logged under."""
+    if isinstance(error, ExplorerError):
+        return {"title": "This cannot be done", "message": str(error)}
+    number = uuid.uuid4().hex[:8]
+    if not log.handlers:
+        log.addHandler(logging.FileHandler(log_file(), delay=True))
+    log.error("error %s", number, exc_info=error)
+    return {"title": "Something went wrong", "message": f"{type(error).__name__}; it was logged as {number}. The page still works."}
+
+
+def guarded(state: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator for callbacks: an error becomes the state's `error`, which the page shows as a card."""
+
+    def wrap(callback: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(callback)
+        def safe(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return callback(*args, **kwargs)
+            except Exception as error:  # a widget callback's error would otherwise vanish in the kernel's log
+                state.error = explain(error)
+                return None
+
+        return safe
+
+    return wrap
+
+
+def error_card(state: Any) -> W.Widget:
+    """Shows `state.error` until it is dismissed."""
+    message = W.HTML()
+    close = W.Button(description="Dismiss", tooltip="hide this message")
+    card = W.HBox([message, close]).add_class("ge-error")
+
+    def show(_: Any = None) -> None:
+        error = state.error
+        card.layout.display = "flex" if error else "none"
+        if error:
+            message.value = f'<div role="alert"><b>{escape(error["title"])}</b><br>{escape(error["message"])}</div>'
+
+    close.on_click(lambda _: setattr(state, "error", None))
+    state.observe(show, names=["error"])
+    show()
+    return card
+
+
+def notices(state: Any) -> W.Widget:
+    """What the link said that was not understood."""
+    box = W.HTML().add_class("ge-notice")
+
+    def show(_: Any = None) -> None:
+        box.layout.display = "" if state.notices else "none"
+        lines = "".join(f"<li>{escape(one)}</li>" for one in state.notices)
+        box.value = f'<div role="status"><b>Part of the link was not used</b><ul>{lines}</ul></div>' if lines else ""
+
+    state.observe(show, names=["notices"])
+    show()
+    return box
+
+
+def theme_of(query: str) -> str:
+    """light or dark: Voila takes `theme` out of the link for itself, but still shows it to the kernel."""
+    return "dark" if "theme=dark" in query.split("&") else "light"

@@ -1,0 +1,15 @@
+"""Long runs as short curves: the mean of each of at most `points` stretches of equal length."""
+
+import torch
+from torch import Tensor
+
+
+def binned(rows: Tensor, points: int = 150) -> Tensor:
+    """(S, ...) -> at most `points` rows, each the mean of as many neighbours (the last of what is left)."""
+    S = len(rows)
+    size = -(-S // points)
+    if size <= 1:
+        return rows
+    whole = S // size * size
+    means = rows[:whole].unflatten(0, (-1, size)).mean(1)
+    return means if whole == S else torch.cat([means, rows[whole:].mean(0, keepdim=True)])

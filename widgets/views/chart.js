@@ -1,0 +1,218 @@
+// A chart: rebuilds the arrays of the newest frame and hands the figure to Plotly.react.
+
+const CONFIG = {
+  displaylogo: false,
+  typesetMath: false,
+  doubleClick: "reset+autosize",
+  modeBarButtonsToRemove: ["lasso2d", "select2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
+};
+
+/** The figure with typed arrays in the places that stand for them; two-dimensional ones as rows. */
+function rebuild(value, arrays) {
+  if (Array.isArray(value)) return value.map((inner) => rebuild(inner, arrays));
+  if (value === null || typeof value !== "object") return value;
+  if ("array" in value && "dtype" in value) return rows(typed(arrays[value.array], value.dtype), value.shape);
+  return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, rebuild(inner, arrays)]));
+}
+
+function rows(flat, [height, width]) {
+  if (width === undefined) return flat;
+  return Array.from({ length: height }, (_, row) => flat.subarray(row * width, (row + 1) * width));
+}
+
+/** Lines of at most `most` characters; an entity such as &lt; is one character and is never cut. */
+function wrap(text, most) {
+  const letters = (word) => word.match(/&[#\w]+;|./gsu) ?? [];
+  const lines = [];
+  let room = 0;
+  for (const word of String(text ?? "").split(" ").filter(Boolean)) {
+    const units = letters(word);
+    if (lines.length && units.length < room) {
+      lines[lines.length - 1] += ` ${word}`;
+      room -= units.length + 1;
+      continue;
+    }
+    while (units.length > most) lines.push(units.splice(0, most).join(""));
+    lines.push(units.join(""));
+    room = most - units.length;
+  }
+  return lines;
+}
+
+/** Plotly clips a title that is too long: break it and its quiet second line, and make room above the axes. */
+function fitTitle(layout, width) {
+  const [, title, subtitle] = String(layout.title?.text ?? "").match(/^(.*?)(?:<br><span[^>]*>(.*)<\/span>)?$/s);
+  const [above, below] = [wrap(title, Math.floor(width / 8.2)), wrap(subtitle, Math.floor(width / 6.5))];
+  if (!above.length) return layout;
+  const quiet = below.map((line) => `<span style="font-size:12px">${line}</span>`);
+  const key = layout.annotations?.some(({ yref, y, yanchor }) => yref === "paper" && y === 1 && yanchor === "bottom");
+  return {
+    ...layout,
+    title: { ...layout.title, text: [...above, ...quiet].join("<br>") },
+    margin: { ...layout.margin, t: 16 + 20 * (above.length + below.length) + (key ? 14 : 0) },
+  };
+}
+
+/** A trace that asks for colour number n of the theme gets it. */
+function paint(trace, template) {
+  const number = trace.meta?.colour;
+  if (number === undefined) return trace;
+  const colours = template.layout.colorway;
+  return { ...trace, line: { ...trace.line, color: colours[number % colours.length] } };
+}
+
+function compose(frame, template, width) {
+  const figure = rebuild(frame.figure ?? { data: [], layout: {} }, frame.arrays ?? []);
+  const layout = fitTitle(figure.layout, width);
+  return {
+    data: figure.data.map((trace) => paint(trace, template)),
+    layout: { ...layout, template, width, height: layout.height ?? 300, autosize: false },
+  };
+}
+
+function render({ model, el }) {
+  const box = make("div", "ge-chart");
+  const plot = make("div");
+  box.setAttribute("role", "img");
+  box.style.cssText = "width:100%;min-width:0;overflow:hidden;min-height:300px";
+  box.append(plot);
+  el.append(box);
+  let drawn; // the promise of plotly.js that drew here, for the clean-up
+  const shown = () => compose(model.get("frame"), model.get("templates")[themeOf(model)], box.clientWidth);
+  const draw = async (frame) => {
+    const name = [model.get("label"), frame.summary].filter(Boolean).join(". ");
+    box.setAttribute("aria-label", name || "chart");
+    if (!frame.number) return;
+    const Plotly = await (drawn = plotly(model)).catch((error) => {
+      box.textContent = `The chart library could not be loaded: ${error.message}`;
+      throw error;
+    });
+    const { data, layout } = shown();
+    box.style.minHeight = `${layout.height}px`;
+    await Plotly.react(plot, data, layout, CONFIG);
+    plot.dataset.frame = frame.number;
+  };
+  const heard = async (message) => {
+    if (message.kind !== "download" || !model.get("frame").number) return;
+    const { data, layout } = shown();
+    const paper = themeOf(model) === "dark" ? "#111111" : "#ffffff";
+    const size = { format: message.format, filename: message.name, width: layout.width, height: layout.height, scale: 2 };
+    (await plotly(model)).downloadImage({ data, layout: { ...layout, paper_bgcolor: paper } }, size);
+  };
+  model.on("msg:custom", heard);
+  const stop = follow(model, box, draw);
+  return () => {
+    stop();
+    model.off("msg:custom", heard);
+    drawn?.then((Plotly) => Plotly.purge(plot), () => {});
+  };
+}
+
+// ---- plotly.js itself: loaded once a page, whoever asks first ------------------------------------------------------
+
+/** The promise of plotly.js in the version that Python names; all charts of a page share it. */
+function plotly(model) {
+  const { version } = model.get("bundle");
+  const loads = (globalThis.__gatingExplorerPlotly ??= {});
+  loads[version] ??= load(model).catch((error) => {
+    delete loads[version];
+    throw error;
+  });
+  return loads[version];
+}
+
+async function load(model) {
+  const { version, sha256 } = model.get("bundle");
+  const ways = { page: fromPage, server: fromServer, cache: fromCache, comm: fromKernel };
+  let reason = "no way to get it";
+  for (const [source, way] of Object.entries(ways)) {
+    try {
+      const Plotly = await way(model, version, sha256);
+      if (!Plotly) continue;
+      model.send({ kind: "have-bundle", source });
+      return Plotly;
+    } catch (error) {
+      reason = error.message;
+      console.warn(`plotly.js not from ${source}:`, error);
+    }
+  }
+  throw new Error(reason);
+}
+
+function fromPage(model, version) {
+  return globalThis.Plotly?.version === version ? globalThis.Plotly : null;
+}
+
+function fromServer(model, version, sha256) {
+  const url = model.get("bundle_url");
+  if (!url) return null;
+  const page = JSON.parse(document.getElementById("jupyter-config-data")?.textContent ?? "{}");
+  const base = new URL(page.baseUrl ?? "/", location.href);
+  return runScript(new URL(url, base).href, sha256);
+}
+
+async function fromCache(model, version, sha256) {
+  const packed = await cached("readonly", (store) => store.get(sha256));
+  return packed ? runPacked(packed, sha256) : null;
+}
+
+async function fromKernel(model, version, sha256) {
+  const packed = await new Promise((done, fail) => {
+    const timer = setTimeout(() => fail(new Error("the kernel does not answer")), 60_000);
+    const heard = (message, buffers) => {
+      if (message.kind !== "bundle") return;
+      clearTimeout(timer);
+      model.off("msg:custom", heard);
+      const bytes = buffers[0];
+      done(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength));
+    };
+    model.on("msg:custom", heard);
+    model.send({ kind: "want-bundle" });
+  });
+  const Plotly = await runPacked(packed, sha256);
+  await cached("readwrite", (store) => (store.clear(), store.put(packed, sha256))).catch(() => {});
+  return Plotly;
+}
+
+async function runPacked(packed, sha256) {
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const blob = new Blob([await new Response(stream).arrayBuffer()], { type: "text/javascript" });
+  const url = URL.createObjectURL(blob);
+  return runScript(url, sha256).finally(() => URL.revokeObjectURL(url));
+}
+
+/** Runs a classic script whose digest is right; another Plotly that the page already has stays in its place. */
+function runScript(url, sha256) {
+  const before = globalThis.Plotly;
+  const script = make("script");
+  const bytes = sha256.match(/../g).map((pair) => parseInt(pair, 16));
+  script.integrity = `sha256-${btoa(String.fromCharCode(...bytes))}`;
+  script.src = url;
+  return new Promise((done, fail) => {
+    script.onerror = () => fail(new Error("it was not found, or is not the version that Python has"));
+    script.onload = () => {
+      const Plotly = globalThis.Plotly;
+      if (before) globalThis.Plotly = before;
+      done(Plotly);
+    };
+    document.head.append(script);
+  }).finally(() => script.remove());
+}
+
+/** One request to the page's IndexedDB; rejects where a browser forbids it (private windows). */
+function cached(mode, request) {
+  return new Promise((done, fail) => {
+    const opening = indexedDB.open("gating-explorer", 1);
+    opening.onupgradeneeded = () => opening.result.createObjectStore("bundles");
+    opening.onerror = () => fail(opening.error);
+    opening.onsuccess = () => {
+      const db = opening.result;
+      const transaction = db.transaction("bundles", mode);
+      const asked = request(transaction.objectStore("bundles"));
+      transaction.oncomplete = () => (db.close(), done(asked.result));
+      transaction.onerror = () => (db.close(), fail(transaction.error));
+    };
+  });
+}
+
+export default { render };

@@ -1,0 +1,104 @@
+// What every view of this folder shares. Nothing here keeps state that the model lacks, and every listener is removed.
+
+/** Resolves after `ms`, or as soon as `early` does. */
+function wait(ms, early) {
+  let timer;
+  const slept = new Promise((done) => (timer = setTimeout(done, ms)));
+  return Promise.race([slept, early]).finally(() => clearTimeout(timer));
+}
+
+/** "light" or "dark": what the model asks for, else the theme of JupyterLab or Voila, else the system's. */
+function themeOf(model) {
+  const asked = model.get("theme");
+  if (asked !== "auto") return asked;
+  const light = document.body.dataset.jpThemeLight;
+  if (light !== undefined) return light === "false" ? "dark" : "light";
+  return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+}
+
+/**
+ * Calls draw(frame) for the newest frame, at most once per animation frame, and acknowledges each frame it drew.
+ * A view that is off the screen draws once a second, one without a size only acknowledges: slowly, so that
+ * Python sends less. Also redraws when the size or the theme changes. Returns the clean-up.
+ */
+function follow(model, el, draw) {
+  let asked = 0, busy = false, stale = false, gone = false, onScreen = true, width = 0;
+  let appeared = () => {};
+  const run = async () => {
+    asked = 0;
+    if (gone) return;
+    busy = true;
+    stale = false;
+    if (!onScreen || !el.clientWidth) await wait(1000, new Promise((done) => (appeared = done)));
+    const frame = model.get("frame");
+    let error = "";
+    try {
+      if (el.clientWidth && !gone) await draw(frame);
+    } catch (problem) {
+      error = String(problem?.message ?? problem);
+      console.error(problem);
+    }
+    busy = false;
+    if (gone) return;
+    model.send({ kind: "drawn", frame: frame.number, error });
+    if (stale) ask();
+  };
+  const ask = () => {
+    if (busy) stale = true;
+    else if (!asked) asked = requestAnimationFrame(run);
+  };
+  const resized = new ResizeObserver(() => {
+    if (el.clientWidth === width) return;
+    width = el.clientWidth;
+    appeared();
+    ask();
+  });
+  const seen = new IntersectionObserver(
+    ([entry]) => {
+      onScreen = entry.isIntersecting;
+      if (onScreen) appeared();
+    },
+    { rootMargin: "100px" },
+  );
+  const page = new MutationObserver(ask);
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  resized.observe(el);
+  seen.observe(el);
+  page.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
+  system.addEventListener("change", ask);
+  model.on("change:frame", ask);
+  model.on("change:theme", ask);
+  model.on("change:label", ask);
+  ask();
+  return () => {
+    gone = true;
+    appeared();
+    cancelAnimationFrame(asked);
+    resized.disconnect();
+    seen.disconnect();
+    page.disconnect();
+    system.removeEventListener("change", ask);
+    model.off("change:frame", ask);
+    model.off("change:theme", ask);
+    model.off("change:label", ask);
+  };
+}
+
+const TYPES = {
+  int8: Int8Array, uint8: Uint8Array, int16: Int16Array, uint16: Uint16Array,
+  int32: Int32Array, uint32: Uint32Array, float32: Float32Array, float64: Float64Array,
+};
+
+/** The bytes that came over the comm (a DataView, at any offset) as a typed array of their own. */
+function typed(bytes, dtype) {
+  const Type = TYPES[dtype];
+  return new Type(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength));
+}
+
+/** An element with a class and, as text only, a content. */
+function make(tag, className = "", text = "") {
+  const el = document.createElement(tag);
+  if (className) el.className = className;
+  if (text) el.textContent = text;
+  return el;
+}

@@ -1,0 +1,100 @@
+"""Back-pressure for live views: one frame in flight, the newest wins.
+
+A view draws a frame at most once per animation frame and answers "drawn". Until that answer (or `PATIENCE` seconds, for
+a view that nobody looks at) nothing more is sent; what is shown meanwhile replaces what waits. So a slow browser sees
+fewer frames, never later ones, and a Pause button is never queued behind pictures.
+
+The trait `frame` always holds the newest frame, sent or not: a page that is opened later starts with it.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from widgets.figures.palette import BACKGROUND, COLOURS, ink
+
+HERE = Path(__file__).parent
+PATIENCE = 2.0
+
+
+def script(stem: str) -> str:
+    """The ES module of a view: the shared functions of framed.js before its own, since anywidget loads one module."""
+    return "\n".join((HERE / f"{name}.js").read_text(encoding="utf-8") for name in ("framed", stem))
+
+
+def as_bytes(values: Any, dtype: str) -> bytes:
+    """A tensor, array or sequence as the little-endian bytes of `dtype`: a copy, safe while training goes on."""
+    import numpy as np
+
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().numpy()
+    return np.asarray(values).astype(np.dtype(dtype).newbyteorder("<"), order="C").tobytes()
+
+
+class Framed(anywidget.AnyWidget):
+    """An anywidget that is shown frames; subclasses say what a frame holds."""
+
+    frame = traitlets.Dict({"number": 0}).tag(sync=True)
+    theme = traitlets.Enum(["auto", "light", "dark"], "auto", help="auto: the page's own").tag(sync=True)
+    label = traitlets.Unicode("", help="the accessible name").tag(sync=True)
+
+    def __init__(self, **traits: Any) -> None:
+        self._sent = self._acknowledged = 0
+        self._sent_at = -PATIENCE
+        self.last_acknowledged: float | None = None  # time.monotonic() of the last answer of a view
+        self.problem = ""  # what a view reported about the last frame it drew; "" if all is well
+        super().__init__(**traits)
+        self.on_msg(self._heard)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a frame shown now is sent at once: the last one was drawn, or nobody answers."""
+        return self._acknowledged >= self._sent or time.monotonic() - self._sent_at > PATIENCE
+
+    def offer(self, **content: Any) -> None:
+        """Make `content` the newest frame; it is sent now if the view is ready, else when the view answers."""
+        # The number comes first: traitlets compares old and new, and stops at the first difference.
+        self.frame = {"number": self.frame["number"] + 1, **content}
+
+    def _should_send_property(self, key: str, value: Any) -> bool:
+        """ipywidgets asks before it sends a changed trait; a frame has to wait for its turn."""
+        if key != "frame":
+            return bool(super()._should_send_property(key, value))
+        if not self.ready or not super()._should_send_property(key, value):
+            return False
+        self._mark_sent()
+        return True
+
+    def _mark_sent(self) -> None:
+        self._sent, self._sent_at = self.frame["number"], time.monotonic()
+
+    def _heard(self, _: Any, content: Any, buffers: list[Any]) -> None:
+        """A message of the view; anything that is not understood is ignored, since any client may send anything."""
+        if not isinstance(content, dict):
+            return
+        if content.get("kind") == "drawn" and isinstance(content.get("frame"), int):
+            self._drawn(content["frame"], str(content.get("error") or "")[:500])
+        else:
+            self.heard(content)
+
+    def _drawn(self, number: int, problem: str) -> None:
+        newest = self.frame["number"]
+        self._acknowledged = max(self._acknowledged, min(number, newest))
+        self.last_acknowledged, self.problem = time.monotonic(), problem
+        if self._sent < newest and self._acknowledged < newest and self.ready:
+            self._mark_sent()
+            self.send_state("frame")
+
+    def heard(self, content: dict[str, Any]) -> None:
+        """For subclasses: any other message of the view."""
+
+
+def inks() -> dict[str, Any]:
+    """What the canvas and text views colour with, for each theme: experts, the ink that is legible on them, the page."""
+    return {
+        theme: {"experts": list(colours), "inks": [ink(c) for c in colours], "page": BACKGROUND[theme]}
+        for theme, colours in COLOURS.items()
+    }
