@@ -3,7 +3,8 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq -c constraints.txt
+# --no-compile: Python compiles a module when it is first used, and most of what comes along never is
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -qq -c constraints.txt
 PORT ?= 8866
 
 export PYTHON

@@ -2,11 +2,13 @@
 
 __version__ = "0.1.0"
 
-from explorer import metrics
+from explorer import (
+    mechanisms,
+    metrics,
+)
 from explorer.catalogue import Claim, Knob, Paper, Spec, build, catalogue, names, spec
 from explorer.errors import ExplorerError
 from explorer.experiment import Experiment, Step
-from explorer.recording import Recording, record
+from explorer.recorder import record
+from explorer.recording import Recording
 from explorer.taps import Instrumented, edit
-
-from explorer import mechanisms  # noqa: E402, F401, I001  (fills the catalogue; needs the names above)

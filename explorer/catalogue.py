@@ -1,6 +1,7 @@
 """The catalogue: every mechanism by its stable name, with what a reader, a menu and a test need to know about it."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ SLOTS = ("router", "attention", "feed-forward")  # the socket of a host that a m
 
 @dataclass(frozen=True)
 class Paper:
+    """Where a mechanism was published; `arxiv` is the bare number, as in 2401.04088."""
+
     title: str
     authors: str
     year: int
@@ -41,17 +44,19 @@ class Knob:
         """The value in the default's type; BadValue says what would be right."""
         if self.choices is not None:
             if value not in self.choices:
-                raise BadValue(f"{name}={value!r}: choose one of {', '.join(map(repr, self.choices))}")
+                raise BadValue(f"{name}={_shown(value)}: choose one of {', '.join(map(repr, self.choices))}")
             return value
         kind = type(self.default)
+        if kind is bool and isinstance(value, str):
+            value = {"true": True, "false": False}.get(value.lower(), value)  # as an address or a shell spells it
         try:
             right = value if isinstance(value, kind) and kind is not int else kind(value)
-            exact = kind not in (int, float) or (not isinstance(value, bool) and right == float(value))
+            exact = kind is str or (isinstance(value, bool) is (kind is bool) and right == float(value) < math.inf)
         except (TypeError, ValueError, OverflowError):
             exact = False
         low_ok = self.low is None or (exact and (right > self.low if self.above else right >= self.low))
         if not (exact and low_ok and (self.high is None or right <= self.high)):
-            raise BadValue(f"{name}={value!r}: it must be {self.range_in_words()}")
+            raise BadValue(f"{name}={_shown(value)}: it must be {self.range_in_words()}")
         return right
 
     def range_in_words(self) -> str:
@@ -59,6 +64,15 @@ class Knob:
         low = "" if self.low is None else (f" above {self.low:g}" if self.above else f" of at least {self.low:g}")
         high = "" if self.high is None else f" and at most {self.high:g}" if low else f" of at most {self.high:g}"
         return kind + low + high
+
+
+def _shown(value: Any) -> str:
+    """What a message quotes of a value: an address may hold a hundred thousand digits."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python writes out
+        text = f"({type(value).__name__} too long to show)"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 @dataclass(frozen=True)
@@ -160,13 +174,17 @@ def mechanism(name: str, **card: Any) -> Callable[[Module], Module]:
         if name in _SPECS:
             raise BadValue(f"two mechanisms are called {name!r}: {_SPECS[name].cls.__name__} and {cls.__name__}")
         if spec.family not in FAMILIES or spec.slot not in SLOTS:
-            raise BadValue(f"{name}: family {spec.family!r} and slot {spec.slot!r} must be among {FAMILIES} and {SLOTS}")
+            raise BadValue(
+                f"{name}: family {spec.family!r} and slot {spec.slot!r} must be among {FAMILIES} and {SLOTS}"
+            )
         defaults = {
             p.name: p.default for p in inspect.signature(cls).parameters.values() if p.name not in ("d_model", "self")
         }
         for knob, declared in spec.knobs.items():
             if knob not in defaults or defaults[knob] != declared.default:
-                raise BadValue(f"{name}: knob {knob!r} says {declared.default!r}, the constructor {defaults.get(knob)!r}")
+                raise BadValue(
+                    f"{name}: knob {knob!r} says {declared.default!r}, the constructor {defaults.get(knob)!r}"
+                )
         if missing := defaults.keys() - spec.knobs.keys():
             raise BadValue(f"{name}: constructor arguments without a Knob: {', '.join(sorted(missing))}")
         _SPECS[name] = spec
@@ -202,6 +220,7 @@ def catalogue() -> "pd.DataFrame":
     import pandas as pd
 
     rows = [
-        (s.name, s.family, s.title, s.paper.year, s.paper.arxiv, s.lab, s.reference, len(s.claims)) for s in _SPECS.values()
+        (s.name, s.family, s.title, s.paper.year, s.paper.arxiv, s.lab, s.reference, len(s.claims))
+        for s in _SPECS.values()
     ]
     return pd.DataFrame(rows, columns=["name", "family", "title", "year", "arxiv", "lab", "reference", "claims"])

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from explorer.assembly import split
 from explorer.catalogue import Claim, Spec, names, spec
 from explorer.errors import BadValue
-from explorer.experiment import Experiment, split
+from explorer.experiment import Experiment
 from explorer.parallel import in_parallel, naming
 from explorer.readings import Run, reading
 from explorer.tasks import task as find_task
@@ -58,9 +59,19 @@ class Verdict:
         return {True: "holds", False: "not seen", None: "reported"}[self.holds]
 
 
-def verify(name: str, seeds: Iterable[int] = (0, 1, 2), jobs: int | None = None) -> list[Verdict]:
-    """The verdict on every claim of a mechanism; each (run, seed) is trained once, on all cores (or `jobs` of them)."""
-    return _verdicts([(spec(name), claim) for claim in spec(name).claims], seeds, jobs)
+def verify(
+    name: str | Iterable[str],
+    seeds: Iterable[int] = (0, 1, 2),
+    jobs: int | None = None,
+    done: Callable[[int, int], None] | None = None,
+) -> list[Verdict]:
+    """The verdict on every claim of a mechanism, or of several.
+
+    Each run is trained once, whatever number of claims ask for it, and all at once on all cores (or `jobs` of them).
+    done(how many, of how many) is called as runs finish.
+    """
+    cards = [spec(one) for one in ([name] if isinstance(name, str) else name)]
+    return _verdicts([(card, claim) for card in cards for claim in card.claims], seeds, jobs, done)
 
 
 def verify_all(
@@ -69,8 +80,8 @@ def verify_all(
     jobs: int | None = None,
     done: Callable[[int, int], None] | None = None,
 ) -> list[Verdict]:
-    """The verdicts on all claims, or on those of a family. done(how many, of how many) is called as runs finish."""
-    return _verdicts([(spec(name), claim) for name in names(family) for claim in spec(name).claims], seeds, jobs, done)
+    """The verdicts on all claims of the catalogue, or on those of a family."""
+    return verify(names(family), seeds, jobs, done)
 
 
 def to_frame(verdicts: Sequence[Verdict]) -> "pd.DataFrame":
@@ -155,7 +166,7 @@ def _verdicts(
             if claim.measure is not None:
                 measures[card.name, claim.name, seed] = partial(_measured, card.name, claim.name, claim.measure, seed)
     trials = sorted(looks, key=lambda trial: -trial.steps)  # the long ones first: no core waits for one at the end
-    work = [partial(perform, trial, looks[trial]) for trial in trials]
+    work: list[Callable[[], Any]] = [partial(perform, trial, looks[trial]) for trial in trials]
     results = in_parallel(_call, [*work, *measures.values()], jobs=jobs, done=done)
     found = dict(zip([*trials, *measures], results, strict=True))
     return [_verdict(card, claim, chosen, found) for card, claim in claims]

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from explorer.catalogue import Spec
+    from explorer.catalogue import Knob, Spec
     from explorer.claims import Verdict
     from explorer.experiment import Experiment, Step
 
@@ -191,8 +191,8 @@ def catalogue(
         _show_card(cards[0])
     else:
         _show_table(
-            ("name", "title", "family", "year", "arXiv", "claims"),
-            [(c.name, c.title, c.family, str(c.paper.year), c.paper.arxiv, str(len(c.claims))) for c in cards],
+            ("name", "title", "year", "arXiv", "claims"),
+            [(c.name, c.title, str(c.paper.year), c.paper.arxiv, str(len(c.claims))) for c in cards],
         )
 
 
@@ -208,16 +208,20 @@ def _card(card: "Spec") -> dict[str, Any]:
 
 
 def _show_card(card: "Spec") -> None:
-    from explorer.experiment import SETTINGS
+    from explorer.assembly import SETTINGS
 
     paper = card.paper
     print(f"{card.title}: {card.summary}\n{paper.authors}, {paper.title} ({paper.year}), arXiv {paper.arxiv}\n")
     own = [("", name, knob) for name, knob in card.knobs.items()]
     host = [("host", name, knob) for name, knob in SETTINGS.items() if name not in card.knobs]
-    rows = [(name, of, str(knob.default), knob.range_in_words(), knob.meaning) for of, name, knob in own + host]
+    rows = [(name, of, str(knob.default), _range(knob), knob.meaning) for of, name, knob in own + host]
     _show_table(("--set", "of", "default", "range", "meaning"), rows)
     for pitfall in card.pitfalls:
         print(f"Note: {pitfall}")
+
+
+def _range(knob: "Knob") -> str:
+    return knob.range_in_words() if knob.choices is None else " or ".join(map(str, knob.choices))
 
 
 # -- training ------------------------------------------------------------------------------------------------------------
@@ -264,7 +268,7 @@ def train(
         seconds = _advance(experiment, steps, patience)
         experiment.recording.save(target)
         experiment.close()
-    saved = f"{target} ({target.stat().st_size / 1e6:.1f} MB)"
+    saved = f"{target} ({_size(target)})"
     if patience.signal:
         where = f"stopped after {experiment.step} of {steps} steps"
         typer.echo(f"{where}; what was recorded so far is saved in {saved}", err=True)
@@ -300,8 +304,8 @@ def _assignments(given: list[str]) -> list[tuple[str, str]]:
 
 def _typed(card: "Spec", name: str, text: str) -> Any:
     """The value of a knob as its choices or its default have it; what is not of its type goes on, to be refused by name."""
+    from explorer.assembly import SETTINGS
     from explorer.errors import BadValue, unknown
-    from explorer.experiment import SETTINGS
 
     knob = card.knobs.get(name) or SETTINGS.get(name)
     if knob is None:
@@ -434,7 +438,7 @@ def _summary(experiment: "Experiment") -> Iterator[tuple[str, str]]:
     yield "held-out loss", f"{held_out:.4g} {unit}"
     yield from _balance(seen)
     size = f"{count.parameters:,} ({count.active:,.0f} active for a token)"
-    yield "parameters", f"{size}, {count.flops / 1e6:.3g} MFLOP a token"
+    yield "parameters", f"{size}, {count.flops:,.0f} FLOPs a token"
     kernel = ", ".join(header["kernel"]) or "no choice of kernel"
     yield (
         "computed on",
@@ -447,13 +451,13 @@ def _balance(seen: Any) -> Iterator[tuple[str, str]]:
     from explorer import metrics
     from explorer.readings import asked
 
-    for layer in seen.layers():
+    for i, layer in enumerate(seen.layers()):
         index, E = asked(seen, layer), seen.experts(layer)
         counts, tokens = metrics.counts(index, E), index[..., 0].numel()
         k = min(E, max(1, round(counts.sum().item() / tokens)))
         floor = metrics.max_violation_floor(tokens, E, k)[1]
         scale = f"0 even, {E / k - 1:.3g} collapsed, up to {floor:.2f} by chance"
-        yield "balance", f"MaxVio {metrics.max_violation(counts):.2f} in {layer} ({scale})"
+        yield "" if i else "balance", f"MaxVio {metrics.max_violation(counts):.2f} in {layer} ({scale})"
 
 
 # -- claims --------------------------------------------------------------------------------------------------------------
@@ -594,13 +598,20 @@ def bench(
 
 def _show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """As wide as the terminal; into a file or a pipe as wide as it needs, so that no line is broken."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     console = Console(markup=False, highlight=False, emoji=False)
-    table = Table(*columns)
+    if not console.is_terminal:
+        console.width = 1000
+    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
+    table.columns[0].no_wrap = True
     for row in rows:
         table.add_row(*row)
-    for column in table.columns[:1]:
-        column.no_wrap = True
-    console.print(table) if console.is_terminal else console.print(table, width=1000)
+    console.print(table)
+
+
+def _size(file: Path) -> str:
+    size = file.stat().st_size
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"

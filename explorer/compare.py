@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from explorer.assembly import matched_width, width_knob
 from explorer.errors import BadValue
-from explorer.experiment import Experiment, matched_width, width_knob
+from explorer.experiment import Experiment
 from explorer.parallel import in_parallel, naming
 from explorer.readings import Run, reading
 
@@ -69,7 +70,7 @@ def compare(
     frame = pd.DataFrame(in_parallel(_row, plans, backend, jobs))
     if match is not None:
         mismatch = 100 * (frame[match] / getattr(experiments[0].count(), match) - 1)
-        frame.insert(frame.columns.get_loc("flops") + 1, "mismatch", mismatch)
+        frame.insert(list(frame).index("flops") + 1, "mismatch", mismatch)
     return frame
 
 
@@ -104,7 +105,9 @@ def _differing(experiments: Sequence[Experiment], widths: Sequence[dict[str, int
     shown = []
     for name in dict.fromkeys(name for values in whole for name in values):
         have = [values[name] for values in whole if name in values]
-        some_set_it = len(have) < len(whole) and any(name in one.given for one in experiments)
+        some_set_it = len(have) < len(whole) and any(
+            name in {**one.given, **width} for one, width in zip(experiments, widths, strict=True)
+        )
         if any(value != have[0] for value in have) or some_set_it:
             shown.append(name)
     return [{name: _plain(values.get(name)) for name in shown} for values in whole]

@@ -34,5 +34,5 @@ def count(model: nn.Module, T: int) -> Count:
             flops += 0 if module.head is not None else 2 * module.embed.weight.numel()
             idle += module.embed.weight.numel() if module.head is not None else 0  # a look-up reads one row
         elif not isinstance(module, Experts) and hasattr(module, "flops"):
-            flops += module.flops(T)
+            flops += float(module.flops(T))  # type: ignore[operator]
     return Count(parameters, parameters - idle, flops)

@@ -1,5 +1,6 @@
 """Many runs at once through joblib: on all cores of this machine by default, or on a Dask or Ray cluster."""
 
+import importlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -85,17 +86,17 @@ def _check(backend: str) -> None:
         _check_dask()
     elif backend == "ray":
         try:
-            from ray.util.joblib import register_ray
+            ray = importlib.import_module("ray.util.joblib")
         except ImportError as error:
             raise ExplorerError("backend='ray' needs Ray: pip install ray") from error
-        register_ray()
+        ray.register_ray()
     elif backend not in known:
         raise unknown("joblib backend", backend, [*known, "dask", "ray"])
 
 
 def _check_dask() -> None:
     try:
-        import distributed
+        distributed = importlib.import_module("distributed")
     except ImportError as error:
         raise ExplorerError("backend='dask' needs Dask: pip install 'dask[distributed]'") from error
     try:

@@ -272,9 +272,9 @@ def sink_share(run: Run) -> float:
 def gate_auc(run: Run) -> float:
     """How well an attention gate tells tokens of label 1 from the others (0.5: not at all, 1: always): the worst head's."""
     seen = run.look()[1]
-    labels = seen.last("/labels")[:, SETTLED:]
+    labels = seen.last("/labels")[:, SETTLED:].contiguous()
     heads: list[Tensor] = []
     for path in seen.paths():
         if path.endswith("/gate") and seen.header["axes"][path] == "B T H d":
-            heads += seen.last(path)[:, SETTLED:].mean(-1).unbind(-1)
+            heads += [gate.contiguous() for gate in seen.last(path)[:, SETTLED:].mean(-1).unbind(-1)]
     return min((metrics.gate_auc(gate, labels).item() for gate in heads), default=math.nan)

@@ -24,6 +24,7 @@ KEY = "gating_explorer"  # of the JSON header in the safetensors metadata
 
 
 def versions() -> dict[str, str]:
+    """Of what a recording was made with."""
     import explorer
 
     return {"explorer": explorer.__version__, "torch": torch.__version__, "python": platform.python_version()}
@@ -40,7 +41,13 @@ def save(recording: "Recording", path: Any) -> None:
         tensors |= {f"series/{table}/{name}": one.rows().clone() for name, one in series.items()}
     for step, held in recording._kept:
         tensors |= {f"step/{step}/{name}": value.contiguous() for name, value in held.items()}
-    header = {"schema": SCHEMA, "versions": versions(), **recording.header, "step": recording.step, "keep": recording.keep}
+    header = {
+        "schema": SCHEMA,
+        "versions": versions(),
+        **recording.header,
+        "step": recording.step,
+        "keep": recording.keep,
+    }
     try:
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata={KEY: json.dumps(header)})
@@ -78,13 +85,15 @@ def load(path: Any) -> "Recording":
 
     path = Path(path).expanduser()
     if not path.is_file():
-        raise RecordingError(f"no recording at {str(path)!r}: it is {'a folder' if path.is_dir() else 'not a file'}")
+        what = "it is a folder" if path.is_dir() else "it is a device" if path.exists() else "there is no such file"
+        raise RecordingError(f"no recording at {str(path)!r}: {what}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if KEY not in metadata:
                 raise RecordingError(f"{str(path)!r} is a safetensors file but not a recording of the gating explorer")
             header = json.loads(metadata[KEY])
+            _need(header, {"schema": int})
             if header["schema"] > SCHEMA:
                 raise RecordingError(
                     f"{str(path)!r} was written by a newer gating explorer (format {header['schema']}, this one reads up to "
@@ -95,28 +104,44 @@ def load(path: Any) -> "Recording":
         raise RecordingError(f"cannot read {str(path)!r}: {reason(error)}") from error
     except SafetensorError as error:
         raise RecordingError(f"{str(path)!r} is not a recording, or was cut short: {error}") from error
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise RecordingError(f"{str(path)!r} has a damaged header: {reason(error)}") from error
+    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise RecordingError(f"{str(path)!r} is a damaged recording: {reason(error)}") from error
+
+
+HEADER = {"step": int, "axes": dict, "scores": dict, "experts": dict, "events": list}
+COLUMNS = {"loads": 3, "gates": 4, "routing": 4, "attention": 3}  # at least, of a series of each table
+
+
+def _need(header: Any, kinds: dict[str, type]) -> None:
+    """Raise TypeError unless the header holds what every reader of a recording relies on."""
+    for name, kind in kinds.items():
+        if not isinstance(header, dict) or not isinstance(header.get(name), kind) or isinstance(header[name], bool):
+            raise TypeError(f"its header has no {name!r} of the kind {kind.__name__}")
 
 
 def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor]) -> "Recording":
     from explorer.recording import Recording, Series
 
-    step, keep = int(header.pop("step")), header.pop("keep")
-    recording = Recording(header, None if keep is None else int(keep))
+    _need(header, HEADER)
+    _need(header["experts"], dict.fromkeys(header["experts"], int))
+    _need(header["axes"], dict.fromkeys(header["axes"], str))
+    step, keep = header.pop("step"), header.pop("keep", None)
+    recording = Recording(header, None if keep is None else max(1, int(keep)))
     recording.step = step
+    order: dict[str, int] = {}  # of the taps, and of their layers: a safetensors file keeps an order of its own
+    for place, name in enumerate(header["axes"]):
+        order.setdefault(name, place)
+        order.setdefault(name.rsplit("/", 1)[0], place)
     held: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        kind, key, rest = name.split("/", 2)
-        if kind == "series":
-            recording.series[key][rest] = Series(value.shape[1], value)
-        else:
+    for name in sorted(tensors, key=lambda name: order.get(name.split("/", 2)[-1], 0)):
+        value, (kind, key, rest) = tensors[name], name.split("/", 2)
+        if kind == "series" and key in COLUMNS and value.ndim == 2 and value.shape[1] >= COLUMNS[key]:
+            recording.series[key][rest] = Series(value.shape[1], value.double())
+        elif kind == "step" and rest in header["axes"]:
             held.setdefault(int(key), {})[rest] = value
-    for key in sorted(held):
-        recording._kept.append((key, held[key]))
-    order = {name: i for i, name in enumerate(recording.header["axes"])}  # a safetensors file keeps an order of its own
-    for table, series in recording.series.items():
-        recording.series[table] = dict(sorted(series.items(), key=lambda one: order.get(one[0], order.get(one[0] + "/index", 0))))
+        else:
+            raise ValueError(f"it holds {name!r} of shape {tuple(value.shape)}, which no recording has")
+    recording._kept.extend(sorted(held.items()))
     return recording
 
 

@@ -82,11 +82,13 @@ class Instrumented(nn.Module):
 def instrumented(model: nn.Module) -> dict[str, Instrumented]:
     """Path -> instrumented module, in the order of the model; a compiled model is looked through to the original.
 
-    A router is known by the place it fills: `blocks.0.ffn`, not `blocks.0.ffn.router`.
+    A router is known by the place it fills: `blocks.0.ffn`, not `blocks.0.ffn.router`; a part that is compiled by itself
+    by the same path as one that is not.
     """
     model = getattr(model, "_orig_mod", model)
     found = ((path, module) for path, module in model.named_modules() if isinstance(module, Instrumented))
-    return {path.removesuffix(".router"): module for path, module in found}
+    named = ((".".join(part for part in path.split(".") if part != "_orig_mod"), module) for path, module in found)
+    return {path.removesuffix(".router"): module for path, module in named}
 
 
 def full_name(path: str, tap: str) -> str:
@@ -114,7 +116,9 @@ def resolve(model: nn.Module, pattern: str | list[str]) -> dict[str, list[str]]:
             if not (by_wildcard and tap in modules[path].only_by_name) and tap not in chosen.setdefault(path, []):
                 chosen[path].append(tap)
     if not chosen:
-        raise UnknownName(f"{pattern!r} selects no tap: large ones are recorded only by their own name, as '*/attention'")
+        raise UnknownName(
+            f"{pattern!r} selects no tap: large ones are recorded only by their own name, as '*/attention'"
+        )
     return chosen
 
 
@@ -122,6 +126,7 @@ _attaching = threading.Lock()  # two threads may begin to watch two parts of one
 
 
 def attach(module: Instrumented, path: str, *, listener: Listener | None = None, edit: Any = None) -> None:
+    """Let a listener or an edit hang on a module; several may."""
     with _attaching:
         if module._probe is None:
             module._probe = Probe(path)
@@ -132,6 +137,7 @@ def attach(module: Instrumented, path: str, *, listener: Listener | None = None,
 
 
 def detach(module: Instrumented, *, listener: Listener | None = None, edit: Any = None) -> None:
+    """Take it off again; a module on which nothing hangs is as it was before."""
     with _attaching:
         probe = module._probe
         if probe is None:
@@ -152,6 +158,8 @@ def edit(model: nn.Module, pattern: str | list[str], change: Callable[[Tensor], 
 
     def checked(value: Tensor) -> Tensor:
         changed = change(value)
+        if not isinstance(changed, Tensor):
+            raise BadValue(f"edit({pattern!r}) returned {changed!r} for a tap: it must be a tensor of {tuple(value.shape)}")
         if changed.shape != value.shape:
             raise BadValue(f"edit({pattern!r}) returned shape {tuple(changed.shape)} for a tap of {tuple(value.shape)}")
         return changed

@@ -135,7 +135,7 @@ def test_data_with_nan_stops_the_run_and_keeps_the_last_good_weights():
     before = [p.clone() for p in run.model.parameters()]
     original = run.data.batch
     run.data.batch = lambda step, size: original(step, size)._replace(inputs=torch.full((size, 2), torch.nan))
-    with pytest.raises(Diverged, match="at step 2 .*lower the learning rate"):
+    with pytest.raises(Diverged, match=r"at step 2 .*lower the learning rate"):
         run.advance()
     assert all(torch.equal(p, q) for p, q in zip(before, run.model.parameters(), strict=True))
     assert run.step == 2

@@ -1,4 +1,4 @@
-"""A small decoder: pre-norm blocks of an attention and a feed-forward mechanism, tied embedding. Positions are the attention's."""
+"""A small decoder: pre-norm blocks of an attention and a feed-forward mechanism; positions are the attention's business."""
 
 from collections.abc import Sequence
 
@@ -32,7 +32,9 @@ class LanguageModel(Instrumented):
     ) -> None:
         super().__init__()
         if vocab < 2 or not layers:
-            raise BadValue(f"a language model needs a vocabulary of at least 2 and one layer, not {vocab} and {len(layers)}")
+            raise BadValue(
+                f"a language model needs a vocabulary of at least 2 and one layer, not {vocab} and {len(layers)}"
+            )
         self.embed = nn.Embedding(vocab, d_model)
         nn.init.normal_(self.embed.weight, std=0.02)  # so that an untrained model predicts every token alike
         self.blocks = nn.ModuleList(

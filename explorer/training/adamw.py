@@ -44,7 +44,7 @@ class AdamW:
             if not have:
                 continue
             params = [group.params[i] for i in have]
-            grads = [p.grad for p in params]
+            grads = [p.grad for p in params if p.grad is not None]  # all of them: said for the type checker
             if gradient_scale != 1.0:
                 torch._foreach_mul_(grads, gradient_scale)
             steps = [group.steps[i] for i in have]

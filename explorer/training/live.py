@@ -32,7 +32,7 @@ class LiveTrainer:
         self.experiment, self.on_frame, self.on_error, self.ready = experiment, on_frame, on_error, ready
         self.frame_seconds, self.step_seconds = frame_seconds, step_seconds
         self.steps_per_second = 0.0
-        self.newest: "Step | None" = None
+        self.newest: Step | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -74,6 +74,6 @@ class LiveTrainer:
             if counted == began:
                 self.steps_per_second = total / max(time.perf_counter() - began, 1e-9)
             self.on_frame()
-        except Exception as error:  # reported on the page, where the person is, and not only in a log
+        except Exception as error:  # noqa: BLE001  reported on the page, where the person is, and not only in a log
             self._task = None
             self.on_error(error)

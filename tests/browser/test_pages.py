@@ -16,3 +16,4 @@ def test_a_page_comes_from_this_server_alone(page: Page, base_url: str) -> None:
     page.on("request", lambda request: hosts.add(request.url.split("/")[2] if "//" in request.url else ""))
     page.goto(f"{base_url}voila/render/labs/routing.ipynb", wait_until="networkidle")
     assert hosts <= {base_url.split("/")[2], ""}
+    assert page.errors == []  # type: ignore[attr-defined]

@@ -6,14 +6,13 @@ import torch
 from explorer import metrics
 from explorer.errors import UnknownName
 from explorer.kernels.attention_mass import KERNELS, attention_map, attention_mass
-from explorer.kernels.attention_mass import blocks as blocks_module
 
 FAST = sorted(set(KERNELS) - {"reference"})
 
 
 def pair(B=3, H=2, T=7, d=12, scale=1.0, dtype=torch.float32):
     generator = torch.Generator().manual_seed(T + d)
-    q, k = torch.randn(2, B, H, T, d, generator=generator)
+    q, k = torch.randn(2, B, H, T, d, generator=generator).unbind()
     return (q * scale).to(dtype), (k * scale).to(dtype)
 
 
@@ -39,7 +38,7 @@ def test_even_attention_by_hand():
 
 
 @pytest.mark.parametrize("kernel", FAST)
-@pytest.mark.parametrize("T, d, scale", [(7, 12, 1.0), (2, 2, 1.0), (63, 6, 1.0), (64, 4, 1.0), (65, 4, 1.0), (200, 16, 3.0)])
+@pytest.mark.parametrize("T, d, scale", [(7, 12, 1), (2, 2, 1), (63, 6, 1), (64, 4, 1), (65, 4, 1), (200, 16, 3)])
 def test_fast_paths_are_exact(kernel, T, d, scale):
     q, k = pair(T=T, d=d, scale=scale)
     fast, slow = attention_mass(q, k, kernel), attention_mass(q.double(), k.double(), "reference")
@@ -61,7 +60,7 @@ def test_the_size_of_a_block_does_not_matter(monkeypatch):
     q, k = pair(T=50)
     whole = attention_mass(q, k, "reference")
     for scores in (1, 3 * 2 * 50 * 9):
-        monkeypatch.setattr(blocks_module, "SCORES", scores) if hasattr(blocks_module, "SCORES") else None
+        monkeypatch.setattr("explorer.kernels.attention_mass.blocks.SCORES", scores)
         for one, other in zip(attention_mass(q, k, "blocks")[:3], whole[:3], strict=True):
             torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
@@ -88,7 +87,7 @@ def test_blocks_never_hold_the_map():
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_one_token_gives_no_first_token_share(kernel):
     mass = attention_mass(*pair(T=1), kernel)
-    assert (mass.received == 1).all() and (mass.entropy == 0).all() and mass.first.isnan().all()
+    assert (mass.received == 1).all() and mass.entropy.abs().max() < 1e-6 and mass.first.isnan().all()
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

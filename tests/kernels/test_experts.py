@@ -86,7 +86,14 @@ def test_one_token(kernel):
 
 @pytest.mark.parametrize("kernel", FAST)
 def test_no_token(kernel):
-    y = experts(torch.randn(0, D), torch.zeros(0, K, dtype=torch.long), torch.rand(0, K), *weights_of("swiglu"), "swiglu", kernel)
+    y = experts(
+        torch.randn(0, D),
+        torch.zeros(0, K, dtype=torch.long),
+        torch.rand(0, K),
+        *weights_of("swiglu"),
+        "swiglu",
+        kernel,
+    )
     assert y.shape == (0, D)
 
 

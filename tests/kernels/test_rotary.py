@@ -33,7 +33,8 @@ def test_agrees_with_transformers_in_outputs_and_gradients():
     B, H, T, d = 3, 2, 7, 12
     q, k = (torch.randn(B, H, T, d, requires_grad=True) for _ in "qk")
     upstream = torch.randn(2, B, H, T, d)
-    cos, sin = LlamaRotaryEmbedding(LlamaConfig(hidden_size=H * d, num_attention_heads=H, head_dim=d))(q, torch.arange(T)[None])
+    rotation = LlamaRotaryEmbedding(LlamaConfig(hidden_size=H * d, num_attention_heads=H, head_dim=d))
+    cos, sin = rotation(q, torch.arange(T)[None])
     theirs = torch.stack(apply_rotary_pos_emb(q, k, cos, sin))
     theirs_grad = torch.autograd.grad(theirs, (q, k), upstream)
     ours = torch.stack([rotary(q), rotary(k)])

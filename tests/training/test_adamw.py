@@ -19,7 +19,9 @@ def test_it_moves_like_torch_optim_adamw():
         x = torch.randn(4, 5)
         for model in (ours, theirs):
             model(x).square().sum().backward()
-        assert torch.allclose(optimizer.gradient_norm(), torch.nn.utils.get_total_norm([p.grad for p in theirs.parameters()]))
+        assert torch.allclose(
+            optimizer.gradient_norm(), torch.nn.utils.get_total_norm([p.grad for p in theirs.parameters()])
+        )
         optimizer.step(0.01)
         reference.step()
         reference.zero_grad()

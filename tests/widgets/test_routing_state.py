@@ -79,7 +79,20 @@ def test_knobs_that_are_right_together_are_taken_together():
 def test_a_thousand_strange_links_each_open():
     random.seed(0)
     keys = ["mechanism", "task", "seed", "k", "n_experts", "learning_rate", "theme", "", "<script>", "__init__"]
-    values = ["", "switch", "text", "-1", "1e999", "nan", "true", "../..", "<img src=x onerror=alert(1)>", "%s" * 9, "\u202e", "9" * 400]
+    values = [
+        "",
+        "switch",
+        "text",
+        "-1",
+        "1e999",
+        "nan",
+        "true",
+        "../..",
+        "<img src=x onerror=alert(1)>",
+        "%s" * 9,
+        "\u202e",
+        "9" * 400,
+    ]
     for _ in range(1000):
         query = "&".join(f"{random.choice(keys)}={random.choice(values)}" for _ in range(random.randint(0, 6)))
         state = RoutingState(query)

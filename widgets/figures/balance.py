@@ -25,7 +25,7 @@ def balance(
     """
     steps_S = counts(steps)
     if not len(steps_S) or not max_violation_by_layer:
-        return empty(plain(title))
+        return empty(title)
     data = layer_lines(steps_S, named(max_violation_by_layer), "%{y:.2f}")
     y_axis = {"rangemode": "tozero", "title": {"text": "(max − ideal) / ideal"}}
     text = summary_balance(steps_S, max_violation_by_layer, floor)
@@ -50,12 +50,13 @@ def entropy(
     """
     steps_S = counts(steps)
     if not len(steps_S) or load_entropy is None or token_entropy is None:
-        return empty(plain(title))
+        return empty(title)
     series = {"load: 1 = balanced": load_entropy, "token: 0 = decided": token_entropy}
     data = layer_lines(steps_S, series, "%{y:.3f}")
     data[1]["line"]["dash"] = "dash"
     load, token = (float(numbers(values)[-1]) for values in (load_entropy, token_entropy))
-    text = f"At step {steps_S[-1]} the load entropy is {load:.2f} (1 is balanced) and the token entropy {token:.2f} (0 is decided)."
+    now = f"the load entropy is {load:.2f} (1 is balanced) and the token entropy {token:.2f} (0 is decided)"
+    text = f"At step {steps_S[-1]} {now}."
     y_axis = {"range": [0, 1.03], "title": {"text": "entropy / log E"}}
     return {"data": data, "layout": layout(plain(title), text, yaxis=y_axis)}
 

@@ -20,7 +20,7 @@ def gate_summary(steps: Any, mean: Mapping[str, Any], frac_low: Mapping[str, Any
     """
     steps_S = counts(steps)
     if not len(steps_S) or not mean:
-        return empty(plain(title))
+        return empty(title)
     every = stride(len(steps_S))
     x = thin_steps(steps_S, every)
     data = layer_lines(steps_S, mean, "mean %{y:.3f}")
@@ -41,7 +41,7 @@ def head_share(steps: Any, share: Any, title: str = "Attention to the first toke
     steps_S = counts(steps)
     rows = _heads(share)
     if not len(steps_S) or not rows:
-        return empty(plain(title))
+        return empty(title)
     text = summary_heads(steps_S, rows)
     if len(rows) <= MOST_LINES:
         y_axis = {"range": [0, 1.03], "tickformat": ".0%", "title": {"text": "share of attention"}}
@@ -50,7 +50,7 @@ def head_share(steps: Any, share: Any, title: str = "Attention to the first toke
     z_RS = np.stack([thin(numbers(values), every) for values in rows.values()])
     names = [plain(name, 18) for name in rows]
     picture = heat_over_steps(thin_steps(steps_S, every), z_RS, names, plain(title), text, fair=1 / 3, row="head")
-    picture["data"][0] |= {"zmax": 1, "colorbar": bar([0, 0.5, 1], ["0%", "50%", "100% of the attention"])}
+    picture["data"][0] |= {"zmax": 1, "colorbar": bar([0, 0.5, 1], ["0%", "50%", "100%"])}
     picture["layout"]["height"] = min(720, 180 + 14 * len(rows))
     return picture
 
@@ -82,4 +82,5 @@ def summary_heads(steps_S: np.ndarray, rows: Mapping[str, Any]) -> str:
     last = {name: float(numbers(values)[-1]) for name, values in rows.items()}
     top = max(last, key=lambda name: np.nan_to_num(last[name]))
     mean = float(np.nanmean(list(last.values())))
-    return f"At step {steps_S[-1]} the first token receives {mean:.0%} of the attention on average, most in {clean(top, 32)}: {last[top]:.0%}."
+    most = f"most in {clean(top, 32)}: {last[top]:.0%}"
+    return f"At step {steps_S[-1]} the first token receives {mean:.0%} of the attention on average, {most}."

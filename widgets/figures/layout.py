@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from widgets.figures.text import plain
+from widgets.figures.text import clean, plain
 
 MOST_POINTS = 400
 HEIGHT = 320
@@ -63,7 +63,7 @@ def layout(title: str, summary: str, subtitle: str = "", x: str = "step", y: str
         "yaxis": {"title": {"text": y}},
         "hovermode": "x unified",
         "showlegend": True,
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.24, "yanchor": "top", "traceorder": "normal"},
+        "legend": {"orientation": "h", "traceorder": "normal", **below(0.02)},
         "uirevision": "kept",
     }
     for name, value in more.items():
@@ -102,10 +102,15 @@ def key(text: str) -> dict[str, Any]:
     return {"text": text, "xref": "paper", "x": 1, "xanchor": "right", "yref": "paper", "y": 1, "yanchor": "bottom"}
 
 
+def below(x: float) -> dict[str, Any]:
+    """At the lower edge, where plotly reserves room for it however high the picture is."""
+    return {"x": x, "xref": "container", "xanchor": "left", "y": 0.01, "yref": "container", "yanchor": "bottom"}
+
+
 def bar(values: Sequence[float], labels: Sequence[str]) -> dict[str, Any]:
     """A colour bar lying below a heat map: its width belongs to the cells."""
-    place = {"orientation": "h", "x": 0.5, "xanchor": "center", "y": -0.24, "yanchor": "top", "yref": "paper"}
-    return {"tickvals": list(values), "ticktext": list(labels), "len": 0.9, "thickness": 10, **place}
+    scale = {"tickvals": list(values), "ticktext": list(labels), "len": 0.8, "thickness": 10, "ypad": 4}
+    return {"orientation": "h", **scale, **below(0.5), "xref": "paper", "xanchor": "center"}
 
 
 def cells(n_experts: int, most: int = 12) -> dict[str, Any]:
@@ -115,10 +120,12 @@ def cells(n_experts: int, most: int = 12) -> dict[str, Any]:
 
 
 def empty(title: str, sentence: str = "Nothing to show yet: press Train or Step.") -> dict[str, Any]:
-    """The picture before there is data: its title and one grey sentence, no axes."""
+    """The picture before there is data: its title (any text) and one grey sentence, no axes."""
     hidden = {"visible": False}
     note = {"text": plain(sentence, 200), "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5, "font": {"size": 13}}
-    shape = layout(title, f"{title}: {sentence}", xaxis=hidden, yaxis=hidden, showlegend=False, hovermode=False)
+    shape = layout(
+        plain(title), f"{clean(title)}: {sentence}", xaxis=hidden, yaxis=hidden, showlegend=False, hovermode=False
+    )
     # Another revision than the full picture's, so that the hidden axes' ranges are not kept for it.
     return {"data": [], "layout": {**shape, "annotations": [note], "uirevision": "empty"}}
 
@@ -131,5 +138,5 @@ def named(values: Mapping[str, Any] | Any, word: str = "layer") -> dict[str, Any
 
 
 def joined(words: Sequence[str]) -> str:
-    """"a", "a and b", "a, b and c"."""
+    """ "a", "a and b", "a, b and c"."""
     return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words)

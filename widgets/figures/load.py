@@ -5,7 +5,20 @@ from typing import Any
 
 import numpy as np
 
-from widgets.figures.layout import bar, cells, counts, empty, joined, layout, line, numbers, reference, stride, thin, thin_steps
+from widgets.figures.layout import (
+    bar,
+    cells,
+    counts,
+    empty,
+    joined,
+    layout,
+    line,
+    numbers,
+    reference,
+    stride,
+    thin,
+    thin_steps,
+)
 from widgets.figures.palette import DIVERGING
 from widgets.figures.picture import Picture, Plain
 from widgets.figures.text import clean, plain
@@ -23,7 +36,7 @@ def load_over_steps(steps: Any, load_SE: Any, title: str = "Load of each expert"
     """
     steps_S, load_SE = counts(steps), numbers(load_SE)
     if not len(steps_S) or load_SE.ndim != 2:
-        return empty(plain(title))
+        return empty(title)
     E = load_SE.shape[1]
     every = stride(len(steps_S), most=400 if E <= MOST_LINES else 120)
     x, share_SE = thin_steps(steps_S, every), thin(load_SE, every)
@@ -53,7 +66,10 @@ def heat_over_steps(
 
 @Picture
 def load_map(
-    utilisation_LE: Any, layer_names: Sequence[str] = (), title: str = "Utilisation of every expert", step: int | None = None
+    utilisation_LE: Any,
+    layer_names: Sequence[str] = (),
+    title: str = "Utilisation of every expert",
+    step: int | None = None,
 ) -> Plain:
     """utilisation_LE: load / ideal load of each expert in each layer; 1 = fair, 0 = dead, E = takes everything.
 
@@ -61,7 +77,7 @@ def load_map(
     """
     used_LE = numbers(utilisation_LE)
     if used_LE.ndim != 2 or not used_LE.size:
-        return empty(plain(title))
+        return empty(title)
     L, E = used_LE.shape
     names = [plain(name, 18) for name in layer_names] or [f"layer {i}" for i in range(L)]
     scale = bar([0, 1, 2], ["0 dead", "1 fair", "≥2"])
@@ -91,5 +107,3 @@ def summary_map(used_LE: np.ndarray, names: Sequence[str]) -> str:
     dead = [f"{int(n)} in {names[i]}" for i, n in enumerate((used_LE < DEAD).sum(1)) if n]
     low, high = float(np.nanmin(used_LE)), float(np.nanmax(used_LE))
     return f"Utilisation runs from {low:.2f} to {high:.2f} of the ideal load; dead experts: {joined(dead) or 'none'}."
-
-

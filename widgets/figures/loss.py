@@ -28,8 +28,7 @@ def loss_curve(
     every = stride(len(steps_S))
     x, y = thin_steps(steps_S, every), thin(loss_S, every)
     window = max(1, len(y) // 16)
-    mean = {"line": {"width": 2.5}, "hover": "%{y:.4f}"}
-    data = [line(x, running_mean(y, window), f"mean of {window * every}", **mean)]
+    data = [line(x, running_mean(y, window), f"mean of {window * every}", "%{y:.4f}", line={"width": 2.5})]
     data.append(line(held_steps_R, held_loss_R, "held out", "%{y:.4f}", **_diamonds()))
     data.append(line(x, y, "each step" if every == 1 else f"each {every} steps", "%{y:.4f}", **_faint()))
     text = summary(steps_S, loss_S, held_loss_R, unit)

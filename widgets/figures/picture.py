@@ -44,6 +44,6 @@ class Picture(Generic[P]):
 
 def summary_of(figure: "go.Figure | Plain") -> str:
     """The one sentence that tells a screen reader what the picture shows; "" if it carries none."""
-    layout = figure["layout"] if isinstance(figure, dict) else figure.layout
+    layout = figure.get("layout", {}) if isinstance(figure, dict) else figure.layout
     meta = layout.get("meta") if isinstance(layout, dict) else layout.meta
     return str(meta.get("summary", "")) if isinstance(meta, dict) else ""

@@ -27,7 +27,7 @@ def specialisation(
     decides it. The colour bar marks the fair share; shares of three times the fair one and more look alike.
     """
     share_CE = numbers(share_CE)
-    title = plain(f"{title}, {layer}" if layer else title)
+    title = f"{title}, {layer}" if layer else title
     if share_CE.ndim != 2 or not share_CE.size:
         return empty(title)
     C, E = share_CE.shape
@@ -35,14 +35,26 @@ def specialisation(
     fair = 1 / (n_experts or E)
     top = min(1.0, max(3 * fair, fair + 0.05))
     scale = bar([0, fair, top], ["0", f"fair {fair:.0%}", f"≥{top:.0%}"])
-    heat: Plain = {"type": "heatmap", "z": share_CE, "x": list(range(E)), "y": names, "zmin": 0, "zmax": top, "colorbar": scale}
-    heat |= {"xgap": 1, "ygap": 1, "hovertemplate": "%{y}: %{z:.1%} of its assignments go to expert %{x}<extra></extra>"}
+    heat: Plain = {
+        "type": "heatmap",
+        "z": share_CE,
+        "x": list(range(E)),
+        "y": names,
+        "zmin": 0,
+        "zmax": top,
+        "colorbar": scale,
+    }
+    heat |= {
+        "xgap": 1,
+        "ygap": 1,
+        "hovertemplate": "%{y}: %{z:.1%} of its assignments go to expert %{x}<extra></extra>",
+    }
     if E <= MOST_CELLS_WITH_NUMBERS:
         heat |= {"texttemplate": "%{z:.0%}", "textfont": {"size": 11 if E <= 8 else 9}}
     subtitle = f"NMI {nmi:.3f}: 0 = experts ignore the domain, 1 = the domain decides" if nmi is not None else ""
     y_axis = {"type": "category", "autorange": "reversed", "title": {"text": ""}}
     text = summary(share_CE, [clean(name, 18) for name in label_names] or names, nmi)
-    shape = layout(title, text, subtitle, yaxis=y_axis, xaxis=cells(E), showlegend=False, hovermode="closest")
+    shape = layout(plain(title), text, subtitle, yaxis=y_axis, xaxis=cells(E), showlegend=False, hovermode="closest")
     return {"data": [heat], "layout": {**shape, "height": min(720, 170 + 32 * max(C, 3))}}
 
 

@@ -8,7 +8,8 @@ _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;"}
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _PICTURES = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "·"}
 # Each base character keeps at most this many combining marks, so that no token climbs out of its line.
-_PILES = re.compile("([\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u20d0-\u20ff]{2})[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u20d0-\u20ff]+")
+_MARK = "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u20d0-\u20ff]"
+_PILES = re.compile(f"({_MARK}{{2}}){_MARK}+")
 
 
 def clean(text: object, longest: int = LONGEST) -> str:

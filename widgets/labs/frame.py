@@ -15,7 +15,9 @@ import ipywidgets as W
 from explorer.errors import ExplorerError
 
 STYLE = (Path(__file__).parent / "frame.css").read_text(encoding="utf-8")
-HEADLESS = bool(os.environ.get("GATING_EXPLORER_HEADLESS"))  # the one place: notebooks run without a browser, training is short
+HEADLESS = bool(
+    os.environ.get("GATING_EXPLORER_HEADLESS")
+)  # the one place: notebooks run without a browser, training is short
 log = logging.getLogger("gating-explorer")
 
 
@@ -25,7 +27,15 @@ def text(content: str, tag: str = "p", role: str = "", css: str = "") -> W.HTML:
     return W.HTML(f"<{tag}{extra}>{escape(content)}</{tag}>").add_class(css or "ge-text")
 
 
+def page(title: str, introduction: str, *parts: W.Widget) -> W.Widget:
+    """A lab's page: the look, a heading, what this is about, then its parts."""
+    return W.VBox([W.HTML(f"<style>{STYLE}</style>"), text(title, "h1"), text(introduction), *parts]).add_class(
+        "ge-page"
+    )
+
+
 def escape(content: str) -> str:
+    """Text as HTML that means nothing else, to a browser or to a formula reader."""
     return html.escape(content).replace("$", "&#36;")
 
 
@@ -42,7 +52,10 @@ def explain(error: Exception) -> dict[str, str]:
     if not log.handlers:
         log.addHandler(logging.FileHandler(log_file(), delay=True))
     log.error("error %s", number, exc_info=error)
-    return {"title": "Something went wrong", "message": f"{type(error).__name__}; it was logged as {number}. The page still works."}
+    return {
+        "title": "Something went wrong",
+        "message": f"{type(error).__name__}; it was logged as {number}. The page still works.",
+    }
 
 
 def guarded(state: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -53,7 +66,7 @@ def guarded(state: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         def safe(*args: Any, **kwargs: Any) -> Any:
             try:
                 return callback(*args, **kwargs)
-            except Exception as error:  # a widget callback's error would otherwise vanish in the kernel's log
+            except Exception as error:  # noqa: BLE001  a widget callback's error would otherwise vanish in the kernel's log
                 state.error = explain(error)
                 return None
 

@@ -6,9 +6,10 @@ from typing import Any
 import traitlets as t
 
 import explorer
+from explorer.assembly import SETTINGS, split
 from explorer.catalogue import Knob, Spec
 from explorer.errors import ExplorerError, unknown
-from explorer.experiment import SETTINGS, Experiment, split
+from explorer.experiment import Experiment
 from explorer.tasks import Clusters, Text
 from widgets.states import links
 
@@ -17,8 +18,17 @@ TASKS: dict[str, tuple[str, Callable[[], Any]]] = {
     "clusters": ("8 clusters in the plane", lambda: Clusters(dimensions=2)),
     "clusters-16": ("8 clusters in 16 dimensions", Clusters),
 }
-SHOWN_SETTINGS = ("learning_rate", "batch", "layers", "expert_width", "router_rate")  # of the host: the page has a control for each
-TASK_SETTINGS = {"clusters": {"learning_rate": 1e-2}, "clusters-16": {"learning_rate": 1e-2}}  # a linear problem bears more
+SHOWN_SETTINGS = (
+    "learning_rate",
+    "batch",
+    "layers",
+    "expert_width",
+    "router_rate",
+)  # of the host: the page has a control for each
+TASK_SETTINGS = {
+    "clusters": {"learning_rate": 1e-2},
+    "clusters-16": {"learning_rate": 1e-2},
+}  # a linear problem bears more
 
 
 class RoutingState(t.HasTraits):
@@ -88,7 +98,10 @@ class RoutingState(t.HasTraits):
 
     def _read(self, query: str) -> None:
         given, notices = links.read(query)
-        for name, change in (("mechanism", lambda v: self.choose(mechanism=v)), ("task", lambda v: self.choose(task=v))):
+        for name, change in (
+            ("mechanism", lambda v: self.choose(mechanism=v)),
+            ("task", lambda v: self.choose(task=v)),
+        ):
             if name in given:
                 notices += self._try(name, given.pop(name), change)
         if "seed" in given:

@@ -52,15 +52,17 @@ def curves(experiment: Experiment) -> Curves:
 def recent_load(recording: Recording) -> Tensor:
     """(L, E): share of the newest steps' assignments, by layer; layers with fewer experts are padded with NaN."""
     rows = [metrics.load_fraction(recording.counts(layer)[1][-RECENT:].sum(0)) for layer in recording.layers()]
-    E = max((len(row) for row in rows), default=0)
-    return torch.stack([torch.cat([row, row.new_full((E - len(row),), torch.nan)]) for row in rows]) if rows else torch.zeros(0, 0)
+    return (
+        torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=torch.nan) if rows else torch.zeros(0, 0)
+    )
 
 
 def floor(experiment: Experiment, layer: str) -> tuple[float, float]:
     """(mean, 95 % quantile) of MaxVio if a step's tokens were thrown at random: no router can be judged below it."""
     recording = experiment.recording
     E = recording.experts(layer)
-    k = max(1, min(E, round(float(getattr(experiment.recorder.modules[layer], "slots", 1)))))  # type: ignore[union-attr]
+    assert experiment.recorder is not None
+    k = max(1, min(E, round(float(getattr(experiment.recorder.modules[layer], "slots", 1)))))
     vectors = experiment.data.kind == "vectors"
     tokens = experiment.settings["batch"] * (POINTS if vectors else experiment.data.sequence)
     return metrics.max_violation_floor(tokens, E, k)
@@ -72,16 +74,18 @@ class Probe:
 
     batch: Batch
     names: list[str]  # of the sequences: their domains
+    texts: list[list[str]]  # of their tokens
 
     @classmethod
     def of(cls, experiment: Experiment, sequences: int = 4) -> "Probe":
         batch = experiment.data.held_out()
         if experiment.data.kind == "vectors":
-            return cls(batch, [])
+            return cls(batch, [], [])
         first = [int((batch.labels[:, 0] == c).nonzero()[0]) for c in range(len(experiment.data.label_names))]
         rows = (first * sequences)[:sequences] if len(first) < sequences else first[:sequences]
         picked = Batch(*(part[rows] for part in batch))
-        return cls(picked, [experiment.data.label_names[int(c)] for c in picked.labels[:, 0]])
+        names = [experiment.data.label_names[int(c)] for c in picked.labels[:, 0]]
+        return cls(picked, names, [experiment.data.decode(row) for row in picked.inputs])
 
 
 @dataclass(frozen=True)
@@ -129,24 +133,28 @@ def decision_map(experiment: Experiment) -> tuple[Tensor, Tensor, tuple[float, f
     points = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 2)
     seen = routed(experiment, Batch(points, torch.zeros_like(points), torch.zeros(len(points), dtype=torch.long)))
     side = (GRID, GRID)
-    return seen.index[0].reshape(-1, seen.index.shape[-1])[:, 0].reshape(side), seen.margin[0].reshape(side), (x_low, x_high, y_low, y_high)
+    return (
+        seen.index[0].reshape(-1, seen.index.shape[-1])[:, 0].reshape(side),
+        seen.margin[0].reshape(side),
+        (x_low, x_high, y_low, y_high),
+    )
 
 
 def what_to_look_at(experiment: Experiment, now: Tensor) -> str:
-    """One or two sentences about the run as it stands; `now` is recent_load's (L, E)."""
+    """One to three sentences about the run as it stands; `now` is recent_load's (L, E)."""
     if not len(now) or experiment.step < 5:
         return (
-            "Press Train. Every line is one expert: the share of tokens it gets. Watch whether the lines stay together near the "
-            "dashed fair share, or a few experts take everything."
+            "Press Train. In the second picture every line is one expert: the share of the tokens it gets. Do the lines "
+            "stay near the dashed fair share, or do a few experts take everything?"
         )
     fair = 1 / now.shape[1]
-    busiest = int(now.max(1).values.argmax())
-    top, dead = float(now[busiest].max()), int((now < 0.01 * fair).sum())
-    name = short_layer(experiment.recording.layers()[busiest])
-    parts = [f"In {name} the busiest expert ({int(now[busiest].argmax())}) takes {top / fair:.1f} times its fair share."]
+    layer = int(now.max(1).values.argmax())
+    top, dead = float(now[layer].max()), int((now < 0.01 * fair).sum())
+    where = short_layer(experiment.recording.layers()[layer])
+    parts = [f"In {where} the busiest expert ({int(now[layer].argmax())}) takes {top / fair:.1f} times its fair share."]
     if dead:
-        parts.append(f"{dead} of {now.numel()} experts get next to nothing: they no longer learn, because nobody sends them a token.")
-    if top / fair > 2.5:
+        parts.append(f"{dead} of {now.numel()} experts get next to nothing: without tokens they do not learn.")
+    if top / fair > 2.5 and "aux_loss" in experiment.knobs:
         parts.append("To repair it, raise the auxiliary loss while it trains and watch the lines come together.")
     return " ".join(parts)
 

@@ -46,11 +46,11 @@ class Chart(Framed):
         plain = figure if isinstance(figure, Mapping) else as_plain(figure)
         arrays: list[bytes] = []
         content = encode({"data": plain.get("data", []), "layout": plain.get("layout", {})}, arrays, {})
-        self.offer(figure=content, arrays=arrays, summary=summary_of(dict(plain)))
+        self.offer(figure=content, arrays=arrays, summary=encode(summary_of(dict(plain)), [], {}))
 
-    def download(self, name: str = "figure", format: str = "png") -> None:
-        """Let the browser save the chart as it looks now; format: "png" or "svg"."""
-        self.send({"kind": "download", "name": name, "format": format})
+    def download(self, name: str = "figure", kind: str = "png") -> None:
+        """Let the browser save the chart as it looks now; kind: "png" or "svg"."""
+        self.send({"kind": "download", "name": name, "format": kind})
 
     def heard(self, content: dict[str, Any]) -> None:
         """The page asks for plotly.js, or says where it got it."""

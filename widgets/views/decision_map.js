@@ -147,6 +147,10 @@ function render({ model, el }) {
     const [xy, labels] = [typed(points.xy, "float32"), typed(points.labels, "uint8")];
     const takers = frame.takers.byteLength ? typed(frame.takers, "uint8") : labels;
     const r = points.count > 600 ? 2.6 : 3.6;
+    context.save();
+    context.beginPath();
+    context.rect(area.left, area.top, area.w, area.h);
+    context.clip();
     context.lineWidth = 1;
     context.strokeStyle = page.ink;
     for (let i = 0; i < points.count; i++) {
@@ -157,6 +161,7 @@ function render({ model, el }) {
       context.fill(path);
       context.stroke(path);
     }
+    context.restore();
   };
 
   const drawNumbers = (context, area, image, page, inks) => {

@@ -75,7 +75,11 @@ class DecisionMap(Framed):
         xy, labels = _array(points_xy), _array(labels)
         if xy.ndim != 2 or xy.shape[1:] != (2,) or labels.shape != xy.shape[:1]:
             raise BadValue(f"points {xy.shape} and labels {labels.shape} should be N x 2 and N")
-        points = {"count": len(xy), "xy": as_bytes(xy, "float32"), "labels": as_bytes(_bytes_of(labels), "uint8")}
+        points: dict[str, Any] = {
+            "count": len(xy),
+            "xy": as_bytes(xy, "float32"),
+            "labels": as_bytes(_bytes_of(labels), "uint8"),
+        }
         if points != self.points:
             self.points = points
         if label_names is not None and (names := [clean(name) for name in label_names]) != self.label_names:

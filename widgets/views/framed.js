@@ -7,6 +7,31 @@ function wait(ms, early) {
   return Promise.race([slept, early]).finally(() => clearTimeout(timer));
 }
 
+/**
+ * What was drawn and not yet answered, by view, for all views of the page: `busy` of them are drawing at this moment.
+ * When the last is done, one message answers for all; at the latest after 50 ms.
+ */
+const answers = (globalThis.__gatingExplorerAnswers ??= { busy: 0, drawn: new Map(), timer: 0 });
+
+function answer(model, number, error) {
+  answers.drawn.set(model.get("ident"), { model, answer: [number, error] });
+  if (!answers.busy) sendAnswers();
+  else answers.timer ||= setTimeout(sendAnswers, 50);
+}
+
+function sendAnswers() {
+  clearTimeout(answers.timer);
+  answers.timer = 0;
+  const homes = new Map();
+  for (const [ident, { model, answer }] of answers.drawn) {
+    const home = ident.split(":")[0];
+    if (!homes.has(home)) homes.set(home, { model, frames: {} });
+    homes.get(home).frames[ident] = answer;
+  }
+  answers.drawn.clear();
+  for (const { model, frames } of homes.values()) model.send({ kind: "drawn", frames });
+}
+
 /** "light" or "dark": what the model asks for, else the theme of JupyterLab or Voila, else the system's. */
 function themeOf(model) {
   const asked = model.get("theme");
@@ -29,9 +54,11 @@ function follow(model, el, draw) {
     if (gone) return;
     busy = true;
     stale = false;
+    answers.busy--;
     if (!onScreen || !el.clientWidth) await wait(1000, new Promise((done) => (appeared = done)));
     const frame = model.get("frame");
     let error = "";
+    answers.busy++;
     try {
       if (el.clientWidth && !gone) await draw(frame);
     } catch (problem) {
@@ -39,13 +66,17 @@ function follow(model, el, draw) {
       console.error(problem);
     }
     busy = false;
+    answers.busy--;
     if (gone) return;
-    model.send({ kind: "drawn", frame: frame.number, error });
+    answer(model, frame.number, error);
     if (stale) ask();
   };
   const ask = () => {
     if (busy) stale = true;
-    else if (!asked) asked = requestAnimationFrame(run);
+    else if (!asked) {
+      answers.busy++;
+      asked = requestAnimationFrame(run);
+    }
   };
   const resized = new ResizeObserver(() => {
     if (el.clientWidth === width) return;
@@ -73,7 +104,10 @@ function follow(model, el, draw) {
   return () => {
     gone = true;
     appeared();
-    cancelAnimationFrame(asked);
+    if (asked) {
+      cancelAnimationFrame(asked);
+      answers.busy--;
+    }
     resized.disconnect();
     seen.disconnect();
     page.disconnect();

@@ -4,10 +4,17 @@ A view draws a frame at most once per animation frame and answers "drawn". Until
 a view that nobody looks at) nothing more is sent; what is shown meanwhile replaces what waits. So a slow browser sees
 fewer frames, never later ones, and a Pause button is never queued behind pictures.
 
+The views of a page answer together, in one message through one of them: a message from the page costs the kernel about
+a millisecond, and eight views at their full rates would send a hundred a second.
+
 The trait `frame` always holds the newest frame, sent or not: a page that is opened later starts with it.
 """
 
+import itertools
+import os
+import secrets
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +25,9 @@ from widgets.figures.palette import BACKGROUND, COLOURS, ink
 
 HERE = Path(__file__).parent
 PATIENCE = 2.0
+_HOME = secrets.token_hex(8)
+_NUMBERS = itertools.count()
+_VIEWS: "weakref.WeakValueDictionary[str, Framed]" = weakref.WeakValueDictionary()
 
 
 def script(stem: str) -> str:
@@ -41,12 +51,16 @@ class Framed(anywidget.AnyWidget):
     theme = traitlets.Enum(["auto", "light", "dark"], "auto", help="auto: the page's own").tag(sync=True)
     label = traitlets.Unicode("", help="the accessible name").tag(sync=True)
 
+    ident = traitlets.Unicode(help="process:number; a page answers each process apart").tag(sync=True)
+
     def __init__(self, **traits: Any) -> None:
         self._sent = self._acknowledged = 0
         self._sent_at = -PATIENCE
         self.last_acknowledged: float | None = None  # time.monotonic() of the last answer of a view
         self.problem = ""  # what a view reported about the last frame it drew; "" if all is well
-        super().__init__(**traits)
+        # The process number is read now: a kernel may be forked from a process that imported this module.
+        super().__init__(ident=f"{os.getpid()}-{_HOME}:{next(_NUMBERS)}", **traits)
+        _VIEWS[self.ident] = self
         self.on_msg(self._heard)
 
     @property
@@ -71,14 +85,18 @@ class Framed(anywidget.AnyWidget):
     def _mark_sent(self) -> None:
         self._sent, self._sent_at = self.frame["number"], time.monotonic()
 
-    def _heard(self, _: Any, content: Any, buffers: list[Any]) -> None:
+    def _heard(self, _widget: Any, content: Any, _buffers: list[Any]) -> None:
         """A message of the view; anything that is not understood is ignored, since any client may send anything."""
         if not isinstance(content, dict):
             return
-        if content.get("kind") == "drawn" and isinstance(content.get("frame"), int):
-            self._drawn(content["frame"], str(content.get("error") or "")[:500])
-        else:
+        if content.get("kind") != "drawn":
             self.heard(content)
+            return
+        answers = content.get("frames")
+        for ident, answer in answers.items() if isinstance(answers, dict) else ():
+            view = _VIEWS.get(ident)
+            if view is not None and isinstance(answer, list) and answer and isinstance(answer[0], int):
+                view._drawn(answer[0], str(answer[1])[:500] if len(answer) > 1 else "")
 
     def _drawn(self, number: int, problem: str) -> None:
         newest = self.frame["number"]

@@ -155,7 +155,8 @@ function render({ model, el }) {
     const dropped = make("li");
     dropped.append(make("span", "t drop", "a"), make("span", "", "no expert (dropped)"));
     const head = make("li", "", "expert");
-    legend.replaceChildren(head, ...items, dropped);
+    const second = (model.get("frame").shape?.[3] ?? 1) > 1 ? [make("li", "", "bar below a token: its second expert")] : [];
+    legend.replaceChildren(head, ...items, dropped, ...second);
   };
 
   const draw = (frame) => {
@@ -170,6 +171,7 @@ function render({ model, el }) {
     if (wanted.some((one, i) => one !== built[i])) {
       build();
       drawBar();
+      drawLegend();
       drawSelected();
       built = wanted;
     }

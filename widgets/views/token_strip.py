@@ -72,7 +72,9 @@ class TokenStrip(Framed):
 
     def _check(self, tokens: Sequence[Sequence[str]], shape: list[int], weights: tuple[int, ...]) -> None:
         if len(shape) != 4 or tuple(shape) != tuple(weights):
-            raise BadValue(f"experts {tuple(shape)} and weights {tuple(weights)} should both be layers x sequences x T x k")
+            raise BadValue(
+                f"experts {tuple(shape)} and weights {tuple(weights)} should both be layers x sequences x T x k"
+            )
         texts = [len(tokens), *{len(sequence) for sequence in tokens}]
         if texts != shape[1:3]:
             raise BadValue(f"tokens of shape {texts} do not fit experts of {shape[1]} sequences x {shape[2]} positions")

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from explorer.errors import unknown
-from explorer.kernels.attention_mass.blocks import blocks
-from explorer.kernels.attention_mass.reference import attention_map, reference
+from explorer.kernels.attention_mass.blocks import mass_in_blocks
+from explorer.kernels.attention_mass.reference import attention_map, mass_of_map
 
-KERNELS = {"reference": reference, "blocks": blocks}
+KERNELS = {"reference": mass_of_map, "blocks": mass_in_blocks}
 
 __all__ = ["KERNELS", "AttentionMass", "attention_map", "attention_mass"]
 

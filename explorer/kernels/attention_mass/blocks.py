@@ -1,7 +1,7 @@
 """The same statistics from a few queries at a time: memory grows with T, not with T squared.
 
-A row's entropy is its log-sum-exp minus its mean score, and the mean score is q . (A k): a small matrix product instead of
-a logarithm for every weight. The log-sum-exp is read off the largest score, whose weight is at least 1 / T.
+A row's entropy is its log-sum-exp minus its mean score, and the mean score is q . (A k): a small matrix product instead
+of a logarithm for every weight. The log-sum-exp is read off the largest score, whose weight is at least 1 / T.
 """
 
 import torch
@@ -13,8 +13,8 @@ ROWS = 64  # queries in a block
 SCORES = 2**22  # and at most so many scores: 16 MiB of float32
 
 
-def blocks(q_BHTd: Tensor, k_BHSd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As reference.reference; a row of the map needs no other row, so each block has its exact softmax."""
+def mass_in_blocks(q_BHTd: Tensor, k_BHSd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As reference.mass_of_map; a row of the map needs no other row, so each block has its exact softmax."""
     q, k = at_least_float(q_BHTd), at_least_float(k_BHSd)
     B, H, T, d = q.shape
     q = q * d**-0.5
@@ -29,6 +29,7 @@ def blocks(q_BHTd: Tensor, k_BHSd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         weights = scores.softmax(-1)
         mass_BHS[..., :end] += weights.sum(-2)
         log_sum_exp = scores.amax(-1) - weights.amax(-1).log()
-        entropy_BH += (log_sum_exp - (q_block * (weights @ keys)).sum(-1)).sum(-1)
+        entropy_BHr = log_sum_exp - (q_block * (weights @ keys)).sum(-1)
+        entropy_BH += entropy_BHr.clamp(min=0).sum(-1)  # rounding
     first_BH = (mass_BHS[..., 0] - 1) / (T - 1)  # the first query has nothing but the first key
     return mass_BHS / torch.arange(T, 0, -1, device=q.device), first_BH, entropy_BH / T

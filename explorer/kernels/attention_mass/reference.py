@@ -12,7 +12,7 @@ def attention_map(q_BHTd: Tensor, k_BHSd: Tensor) -> Tensor:
     return scores.masked_fill(later, -torch.inf).softmax(-1)
 
 
-def reference(q_BHTd: Tensor, k_BHSd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def mass_of_map(q_BHTd: Tensor, k_BHSd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(received, first, entropy) as the package's `attention_mass` describes them."""
     map_BHTS = attention_map(q_BHTd, k_BHSd)
     queries_S = torch.arange(map_BHTS.shape[-1], 0, -1, device=map_BHTS.device)  # key s is seen by T - s of them

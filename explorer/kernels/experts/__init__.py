@@ -21,7 +21,9 @@ def choose(asked: str, x_ND: Tensor, up_EDG: Tensor, down_EFD: Tensor | None) ->
             raise unknown("expert kernel", asked, ["auto", *KERNELS])
         return asked
     if torch.compiler.is_compiling():
-        return "dense"  # F.grouped_mm has no float32 shape function in torch 2.13, and a sort by expert breaks the graph
+        return (
+            "dense"  # F.grouped_mm has no float32 shape function in torch 2.13, and a sort by expert breaks the graph
+        )
     rows = (x_ND, up_EDG) if down_EFD is None else (x_ND, up_EDG, down_EFD)
     aligned = all(t.shape[-1] * t.element_size() % 16 == 0 for t in rows)  # grouped_mm wants rows on 16-byte boundaries
     aligned &= down_EFD is None or down_EFD.shape[1] * down_EFD.element_size() % 16 == 0

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from explorer.catalogue import Claim, Knob, Paper, mechanism
 from explorer.errors import BadValue
-from explorer.kernels.attention_mass import attention_map, attention_mass
 from explorer.kernels.rotary import rotary
+from explorer.mechanisms.attention.watching import TAPS, watch
 from explorer.taps import Instrumented
 
 BACKCOPY = {  # the smallest run known to grow a sink: one layer of two heads, copying the last token but one after a trigger
     "task": "bigram-backcopy", "steps": 700, "horizon": 700, "warmup": 50, "learning_rate": 0.01, "batch": 16,
     "layers": 1, "n_heads": 2, "feed_forward": "none", "tied": False,
 }  # fmt: skip
+UNGATED = {"mechanism": "softmax-attention", "granularity": None}
 
 
 @mechanism(
@@ -25,10 +26,8 @@ BACKCOPY = {  # the smallest run known to grow a sink: one layer of two heads, c
     title="Gated attention (G1)",
     family="attention",
     slot="attention",
-    paper=Paper(
-        "Gated Attention for Large Language Models: Non-linearity, Sparsity, and Attention-Sink-Free",
-        "Z. Qiu et al.", 2025, "2505.06708",
-    ),
+    paper=Paper("Gated Attention for Large Language Models: Non-linearity, Sparsity, and Attention-Sink-Free",
+                "Z. Qiu et al.", 2025, "2505.06708"),
     lab="Alibaba (Qwen)",
     summary="A sigmoid of the token itself turns each head's output down before the heads are mixed.",
     equation=r"g_t = \sigma(x_t W_g), \qquad "
@@ -37,7 +36,7 @@ BACKCOPY = {  # the smallest run known to grow a sink: one layer of two heads, c
         "n_heads": Knob(4, "how many heads share the width d_model", low=1, high=64),
         "granularity": Knob("elementwise", "one gate value a channel of a head (the paper's best), or one a head",
                             choices=("elementwise", "headwise")),
-        "rope_base": Knob(10_000.0, "RoPE: the slowest pair turns by 1/base of a radian a token, nearly",
+        "rope_base": Knob(1e4, "RoPE: the slowest pair turns by 1/base of a radian a token, nearly",
                           low=1, high=1e9, above=True, live=True),
     },
     pitfalls=(
@@ -50,68 +49,38 @@ BACKCOPY = {  # the smallest run known to grow a sink: one layer of two heads, c
     reference="transformers: Qwen3NextAttention",
     claims=(
         Claim(
-            "no-sink-headwise",
-            "With a gate on every head the sink goes.",
-            source="arXiv:2505.06708, table 4",
-            reported="0.073 / 0.467 = 0.16x",
-            metric="sink_share",
-            setup={**BACKCOPY, "granularity": "headwise"},
-            control={"mechanism": "softmax-attention", "granularity": None},
-            control_is="softmax-attention",
-            effect="ratio",
-            threshold=0.35,
+            "no-sink-headwise", "With one gate value a head, heads stop parking their attention on the first token.",
+            source="arXiv:2505.06708, table 4", reported="0.073 / 0.467 = 0.16x",
+            metric="sink_share", setup={**BACKCOPY, "granularity": "headwise"},
+            control=UNGATED, control_is="softmax-attention", effect="ratio", threshold=0.35,
             why="a third of what is there without a gate; the paper finds a sixth",
         ),
         Claim(
-            "no-sink-elementwise",
-            "With a gate on every channel the sink goes.",
-            source="arXiv:2505.06708, table 4",
-            reported="0.048 / 0.467 = 0.10x",
-            metric="sink_share",
-            setup={**BACKCOPY, "granularity": "elementwise"},
-            control={"mechanism": "softmax-attention", "granularity": None},
-            control_is="softmax-attention",
-            effect="ratio",
-            threshold=0.6,
-            why="more than a spread of seeds; many channels close less sharply than one value a head",
+            "no-sink-elementwise", "With one gate value a channel, heads stop parking their attention on the first token.",
+            source="arXiv:2505.06708, table 4", reported="0.048 / 0.467 = 0.10x",
+            metric="sink_share", setup={**BACKCOPY, "granularity": "elementwise"},
+            control=UNGATED, control_is="softmax-attention", effect="ratio", threshold=0.6,
+            why="many channels close less sharply than one value a head; 0.6 is beyond the spread of seeds",
         ),
         Claim(
-            "no-loss-headwise",
-            "It costs no loss.",
-            source="arXiv:2505.06708, table 4",
-            reported="perplexity 5.792 / 6.026",
-            metric="held_out_loss",
-            setup={**BACKCOPY, "granularity": "headwise"},
-            control={"mechanism": "softmax-attention", "granularity": None},
-            control_is="softmax-attention",
-            effect="ratio",
-            threshold=1.02,
-            why="2 %: ten times the spread of twin runs",
+            "no-loss-headwise", "The headwise gate costs no loss.",
+            source="arXiv:2505.06708, table 4", reported="perplexity 5.792 / 6.026",
+            metric="held_out_loss", setup={**BACKCOPY, "granularity": "headwise"},
+            control=UNGATED, control_is="softmax-attention", effect="ratio", threshold=1.02,
+            why="2 %: more than twin runs differ by",
         ),
         Claim(
-            "no-loss-elementwise",
-            "It costs no loss.",
-            source="arXiv:2505.06708, table 4",
-            reported="perplexity 5.761 / 6.026",
-            metric="held_out_loss",
-            setup={**BACKCOPY, "granularity": "elementwise"},
-            control={"mechanism": "softmax-attention", "granularity": None},
-            control_is="softmax-attention",
-            effect="ratio",
-            threshold=1.02,
-            why="2 %: ten times the spread of twin runs",
+            "no-loss-elementwise", "The elementwise gate costs no loss.",
+            source="arXiv:2505.06708, table 4", reported="perplexity 5.761 / 6.026",
+            metric="held_out_loss", setup={**BACKCOPY, "granularity": "elementwise"},
+            control=UNGATED, control_is="softmax-attention", effect="ratio", threshold=1.02,
+            why="2 %: more than twin runs differ by",
         ),
         Claim(
-            "gate-knows-when",
-            "The gate opens for the tokens at which its head is needed, and hardly ever for others.",
-            source="arXiv:2505.06708 (sparse, query-dependent gates)",
-            reported="mean gate 0.172",
-            metric="gate_auc",
-            setup={**BACKCOPY, "granularity": "headwise"},
-            control={"steps": 0},
-            control_is="before training",
-            relation=">=",
-            threshold=0.95,
+            "gate-knows-when", "The gate opens for the tokens at which its head is needed, and stays shut for others.",
+            source="arXiv:2505.06708 (sparse gates that depend on the query)", reported="mean gate 0.172",
+            metric="gate_auc", setup={**BACKCOPY, "granularity": "headwise"},
+            control={"steps": 0}, control_is="before training", relation=">=", threshold=0.95,
             why="as a detector of triggers: nearly without fault",
         ),
     ),
@@ -122,10 +91,10 @@ class GatedAttention(Instrumented):
     The tap `gate` is B T H d for both granularities; headwise has d = 1, one value that the whole head shares.
     """
 
-    taps = {"gate": "B T H d", "received": "B H S", "first": "B H", "entropy": "B H", "attention": "B H T S"}
+    taps = {"gate": "B T H d", **TAPS}
 
     def __init__(
-        self, d_model: int, n_heads: int = 4, granularity: str = "elementwise", rope_base: float = 10_000.0
+        self, d_model: int, n_heads: int = 4, granularity: str = "elementwise", rope_base: float = 1e4
     ) -> None:
         super().__init__()
         if d_model % (2 * n_heads):
@@ -138,31 +107,14 @@ class GatedAttention(Instrumented):
             nn.init.normal_(projection.weight, std=d_model**-0.5)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        B, T, D = x_BTD.shape
-        H = self.n_heads
+        B, T, D, H = *x_BTD.shape, self.n_heads
         heads = self.qkv(x_BTD).view(B, T, 3 * H, D // H).transpose(1, 2)
         qk, v_BHTd = heads.split((2 * H, H), dim=1)
         q_BHTd, k_BHTd = rotary(qk, self.rope_base).chunk(2, dim=1)
         y_BHTd = F.scaled_dot_product_attention(q_BHTd, k_BHTd, v_BHTd, is_causal=True)
-        if self._probe is not None:
-            y_BHTd = self._show(q_BHTd, k_BHTd, v_BHTd, y_BHTd)
+        y_BHTd = watch(self, q_BHTd, k_BHTd, v_BHTd, y_BHTd)
         gate_BTHd = self.tap("gate", self.gate(x_BTD).sigmoid().view(B, T, H, self.gate.out_features // H))
         return self.out((y_BHTd.transpose(1, 2) * gate_BTHd).reshape(B, T, D))
-
-    def _show(self, q: Tensor, k: Tensor, v: Tensor, y: Tensor) -> Tensor:
-        """What watchers asked for; y itself, or the values mixed by a map that somebody edited."""
-        if any(map(self.watched, ("received", "first", "entropy"))):
-            mass = attention_mass(q, k)
-            self.kernel = f"sdpa, {mass.kernel}"
-            self.tap("received", mass.received)
-            self.tap("first", mass.first)
-            self.tap("entropy", mass.entropy)
-        if self.watched("attention"):
-            seen_BHTS = attention_map(q, k)
-            map_BHTS = self.tap("attention", seen_BHTS)
-            if map_BHTS is not seen_BHTS:
-                return map_BHTS.to(v.dtype) @ v
-        return y
 
     def flops(self, T: int) -> float:
         """Of the scores and of the mean of the values, a token: two a multiply-add, (T + 1) / 2 keys on average."""

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from explorer.catalogue import Claim, Knob, Paper, mechanism
 from explorer.errors import BadValue
-from explorer.kernels.attention_mass import attention_map, attention_mass
 from explorer.kernels.rotary import rotary
+from explorer.mechanisms.attention.watching import TAPS, watch
 from explorer.taps import Instrumented
 
 BACKCOPY = {  # the smallest run known to grow a sink: one layer of two heads, copying the last token but one after a trigger
@@ -32,7 +32,7 @@ BACKCOPY = {  # the smallest run known to grow a sink: one layer of two heads, c
     r"y_t = \Big[ \textstyle\sum_s A^h_{ts} v^h_s \Big]_{h=1}^{H} W_O",
     knobs={
         "n_heads": Knob(4, "how many heads share the width d_model (the paper: heads of width 64)", low=1, high=64),
-        "rope_base": Knob(10_000.0, "RoPE: the slowest pair turns by 1/base of a radian a token, nearly",
+        "rope_base": Knob(1e4, "RoPE: the slowest pair turns by 1/base of a radian a token, nearly",
                           low=1, high=1e9, above=True, live=True),
     },
     pitfalls=(
@@ -61,9 +61,9 @@ BACKCOPY = {  # the smallest run known to grow a sink: one layer of two heads, c
 class SoftmaxAttention(Instrumented):
     """x_BTD -> y_BTD. All four projections start at N(0, 1/d_model), the output's like the others; no biases."""
 
-    taps = {"received": "B H S", "first": "B H", "entropy": "B H", "attention": "B H T S"}
+    taps = TAPS
 
-    def __init__(self, d_model: int, n_heads: int = 4, rope_base: float = 10_000.0) -> None:
+    def __init__(self, d_model: int, n_heads: int = 4, rope_base: float = 1e4) -> None:
         super().__init__()
         if d_model % (2 * n_heads):
             raise BadValue(f"n_heads={n_heads}: it must split d_model={d_model} into heads of an even width, for RoPE")
@@ -74,30 +74,13 @@ class SoftmaxAttention(Instrumented):
             nn.init.normal_(projection.weight, std=d_model**-0.5)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        B, T, D = x_BTD.shape
-        H = self.n_heads
+        B, T, D, H = *x_BTD.shape, self.n_heads
         heads = self.qkv(x_BTD).view(B, T, 3 * H, D // H).transpose(1, 2)
         qk, v_BHTd = heads.split((2 * H, H), dim=1)
         q_BHTd, k_BHTd = rotary(qk, self.rope_base).chunk(2, dim=1)  # one rotation for both: half the kernel launches
         y_BHTd = F.scaled_dot_product_attention(q_BHTd, k_BHTd, v_BHTd, is_causal=True)
-        if self._probe is not None:
-            y_BHTd = self._show(q_BHTd, k_BHTd, v_BHTd, y_BHTd)
+        y_BHTd = watch(self, q_BHTd, k_BHTd, v_BHTd, y_BHTd)
         return self.out(y_BHTd.transpose(1, 2).reshape(B, T, D))
-
-    def _show(self, q: Tensor, k: Tensor, v: Tensor, y: Tensor) -> Tensor:
-        """What watchers asked for; y itself, or the values mixed by a map that somebody edited."""
-        if any(map(self.watched, ("received", "first", "entropy"))):
-            mass = attention_mass(q, k)
-            self.kernel = f"sdpa, {mass.kernel}"
-            self.tap("received", mass.received)
-            self.tap("first", mass.first)
-            self.tap("entropy", mass.entropy)
-        if self.watched("attention"):
-            seen_BHTS = attention_map(q, k)
-            map_BHTS = self.tap("attention", seen_BHTS)
-            if map_BHTS is not seen_BHTS:
-                return map_BHTS.to(v.dtype) @ v
-        return y
 
     def flops(self, T: int) -> float:
         """Of the scores and of the mean of the values, a token: two a multiply-add, (T + 1) / 2 keys on average."""

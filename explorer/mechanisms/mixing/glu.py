@@ -5,6 +5,8 @@ differ in one function only, the gate's activation. `relu` is the layer they rep
 weights of its own, it asks whether the channel itself is positive.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from explorer.catalogue import Claim, Knob, Paper, mechanism
 from explorer.taps import Instrumented
 
-GATES = {  # the gate's values lie in ...
+GATES: dict[str, Callable[[Tensor], Tensor]] = {  # the gate's values lie in ...
     "swiglu": F.silu,  # -0.28 and above
     "geglu": F.gelu,  # -0.17 and above; the exact GELU
     "reglu": F.relu,  # 0 and above

@@ -36,9 +36,7 @@ ROOMY = {"steps": 400, "horizon": 400, "capacity_factor": 8.0}  # an expert coul
     r"0 & \text{otherwise} \end{cases}",
     knobs={
         "n_experts": Knob(8, "how many experts there are to choose from (Switch-Base: 128)", low=1, high=256),
-        "capacity_factor": Knob(
-            1.25, "room of an expert, in fair shares of the tokens", low=0, above=True, high=256, live=True
-        ),
+        "capacity_factor": Knob(1.25, "an expert's room, in fair shares", low=0, above=True, high=256, live=True),
         "group": Knob("batch", "which tokens compete for room", choices=("batch", "sequence"), live=True),
         "jitter": Knob(0.01, "training only: random factor 1 +- this on the router's input", low=0, high=1, live=True),
         "aux_loss": Knob(0.01, "weight of the loss that asks for an even load (0: none)", low=0, high=10, live=True),

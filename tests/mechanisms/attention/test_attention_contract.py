@@ -19,7 +19,7 @@ def module(request):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("n_heads", [5, 8, 24])
 def test_heads_must_split_the_width_evenly(name, n_heads):
-    with pytest.raises(BadValue, match=f"n_heads={n_heads}.*d_model=24.*even width"):
+    with pytest.raises(BadValue, match=rf"n_heads={n_heads}.*d_model=24.*even width"):
         explorer.build(name, d_model=D, n_heads=n_heads)
 
 
@@ -33,7 +33,7 @@ def test_a_knob_out_of_range_is_named(name, knob, value):
 
 
 def test_an_unknown_granularity_or_knob_is_named():
-    with pytest.raises(BadValue, match="granularity='head'.*'headwise'"):
+    with pytest.raises(BadValue, match=r"granularity='head'.*'headwise'"):
         explorer.build("gated-attention", granularity="head")
     with pytest.raises(UnknownName, match="did you mean 'n_heads'"):
         explorer.build("softmax-attention", heads=2)
@@ -75,7 +75,7 @@ def test_statistics_are_computed_only_for_those_who_ask(module, monkeypatch):
     def never(*_):
         raise AssertionError("nobody asked")
 
-    home = type(module).__module__
+    home = "explorer.mechanisms.attention.watching"
     monkeypatch.setattr(f"{home}.attention_map", never)
     with explorer.record(module, ["*/first"]):
         module(torch.randn(B, T, D))

@@ -15,8 +15,9 @@ def same(ours, theirs, name, atol=5e-6):
 def qwen3_next(module):
     """transformers' Qwen3NextAttention, eager, with our weights, and the call that gives it rotation and a causal mask.
 
-    It differs from the paper's G1 in two ways, both taken out: its norms of queries and keys are replaced by the identity,
-    and its partial rotation turns all channels. Its q_proj holds, head by head, the query's rows and then the gate's.
+    It differs from the paper's G1 in two ways, both taken out: its norms of queries and keys are replaced by the
+    identity, and its partial rotation turns all channels. Its q_proj holds, head by head, the query's rows and then the
+    gate's.
     """
     from transformers.models.qwen3_next.modeling_qwen3_next import (
         Qwen3NextAttention,
@@ -26,7 +27,9 @@ def qwen3_next(module):
 
     H, d = module.n_heads, D // module.n_heads
     rope = {"rope_type": "default", "rope_theta": module.rope_base, "partial_rotary_factor": 1.0}
-    config = Qwen3NextConfig(hidden_size=D, num_attention_heads=H, num_key_value_heads=H, head_dim=d, rope_parameters=rope)
+    config = Qwen3NextConfig(
+        hidden_size=D, num_attention_heads=H, num_key_value_heads=H, head_dim=d, rope_parameters=rope
+    )
     config._attn_implementation = "eager"
     theirs, rotation = Qwen3NextAttention(config, 0), Qwen3NextRotaryEmbedding(config)
     theirs.q_norm = theirs.k_norm = torch.nn.Identity()
@@ -104,8 +107,8 @@ def test_agrees_with_a_slow_reading_in_outputs_and_gradients(granularity):
     slow = slow_reading(x, *weights, 3, 100.0)
     ours = module(x)
     same(ours, slow, "output", atol=1e-5)  # the rotation's angles are float32, as everywhere
-    pairs = zip(torch.autograd.grad(ours, [x, *weights], upstream), torch.autograd.grad(slow, [x, *weights], upstream), strict=True)
-    for name, (one, other) in zip(("input", "qkv", "gate", "out"), pairs, strict=True):
+    grads = (torch.autograd.grad(y, [x, *weights], upstream) for y in (ours, slow))
+    for name, one, other in zip(("input", "qkv", "gate", "out"), *grads, strict=True):
         same(one, other, name, atol=2e-5)
 
 
@@ -138,7 +141,7 @@ def test_the_gate_tap_has_the_same_axes_for_both_granularities(granularity, widt
     with explorer.record(module, "*/gate") as recording:
         module(torch.randn(B, T, D))
     gate = recording.last("/gate")
-    assert gate.shape == (B, T, 2, width) and 0 < gate.min() and gate.max() < 1
+    assert gate.shape == (B, T, 2, width) and gate.min() > 0 and gate.max() < 1
     assert recording.gates()["mean"].item() == pytest.approx(gate.mean().item(), rel=1e-5)
 
 
@@ -165,4 +168,4 @@ def test_gates_start_around_a_half():
     torch.manual_seed(0)
     module = explorer.build("gated-attention", d_model=256)
     gate = module.gate(torch.randn(1, 500, 256)).sigmoid()
-    assert gate.mean().item() == pytest.approx(0.5, abs=0.02) and 0.15 < gate.std() < 0.25
+    assert gate.mean().item() == pytest.approx(0.5, abs=0.02) and gate.std().item() == pytest.approx(0.21, abs=0.03)

@@ -54,7 +54,7 @@ def test_agrees_with_llama_in_outputs_and_gradients(n_heads, base):
 
 
 def test_two_tokens_by_hand():
-    """Both tokens are (1, 0), all projections the identity: the second query is turned by one radian against the first key.
+    """Both tokens are (1, 0), all projections the identity: the second query is one radian away from the first key.
 
     Its scores are cos(1)/sqrt(2) and 1/sqrt(2), so the first token gets sigmoid((cos(1) - 1)/sqrt(2)) = 0.4194.
     """
