@@ -4,7 +4,6 @@ Nothing here imports torch before a command needs it, so that --help and a misty
 is one sentence on stderr; results go to stdout, progress to stderr.
 """
 
-import importlib.metadata
 import json
 import math
 import os
@@ -98,9 +97,11 @@ def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         from explorer import __version__
 
-        print(f"gating-explorer {__version__} (torch {importlib.metadata.version('torch')})")
+        print(f"gating-explorer {__version__} (torch {version('torch')})")
         raise typer.Exit
 
 
@@ -394,6 +395,7 @@ def _progress(steps: int) -> Iterator[Callable[["Step"], None]]:
         return done, rate, (steps - done) / rate
 
     if not console.is_terminal:
+        _say(f"training for {steps} steps")
         yield lambda step: _line(step, steps, *pace(step))
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -413,9 +415,12 @@ def _progress(steps: int) -> Iterator[Callable[["Step"], None]]:
 def _line(step: "Step", steps: int, done: int, rate: float, left: float) -> None:
     if done % math.ceil(steps / 10) and done != steps:
         return
+    _say(f"step {done} of {steps}: loss {step.loss:.3f}, {rate:.1f} steps/s, {_duration(left)} left")
+
+
+def _say(line: str) -> None:
     with suppress(OSError):  # a closed pipe must not end the training
-        state = f"loss {step.loss:.3f}, {rate:.1f} steps/s, {_duration(left)} left"
-        print(f"step {done} of {steps}: {state}", file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:
@@ -496,10 +501,8 @@ def verify(
     import explorer
     from explorer import claims
 
-    cards = [explorer.spec(name) for name in names or explorer.names(family)]
-    pairs = [(card, claim) for card in cards for claim in card.claims]
     with _runs() as done:
-        verdicts = claims._verdicts(pairs, chosen_seeds, jobs, done)
+        verdicts = claims.verify(names or explorer.names(family), chosen_seeds, jobs, done)
     _show_verdicts(verdicts)
     if target is not None:
         _save_verdicts(verdicts, target)
@@ -530,7 +533,7 @@ def _runs() -> Iterator[Callable[[int, int], None]]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda done, of: print(f"run {done} of {of}", file=sys.stderr, flush=True)
+        yield lambda done, of: _say(f"run {done} of {of}")
         return
     columns = (TextColumn("runs"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, refresh_per_second=4) as bar:

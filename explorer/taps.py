@@ -159,7 +159,9 @@ def edit(model: nn.Module, pattern: str | list[str], change: Callable[[Tensor], 
     def checked(value: Tensor) -> Tensor:
         changed = change(value)
         if not isinstance(changed, Tensor):
-            raise BadValue(f"edit({pattern!r}) returned {changed!r} for a tap: it must be a tensor of {tuple(value.shape)}")
+            raise BadValue(
+                f"edit({pattern!r}) returned {changed!r} for a tap: it must be a tensor of {tuple(value.shape)}"
+            )
         if changed.shape != value.shape:
             raise BadValue(f"edit({pattern!r}) returned shape {tuple(changed.shape)} for a tap of {tuple(value.shape)}")
         return changed

@@ -27,7 +27,17 @@ def check(folder: Path) -> None:
     venv.create(folder / "empty", with_pip=True)
     python = folder / "empty/bin/python"
     subprocess.run([ROOT / "scripts/install_torch", folder / "empty"], cwd=ROOT, check=True)
-    pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "-c", ROOT / "constraints.txt"]
+    pip = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--no-compile",
+        "-qq",
+        "-c",
+        ROOT / "constraints.txt",
+    ]
     subprocess.run([*pip, wheel], check=True)
     fetch_pages(folder, folder / "empty/bin/gating-explorer")
 

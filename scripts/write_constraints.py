@@ -25,7 +25,7 @@ def main() -> None:
         subprocess.run([ROOT / "scripts/install_torch", folder], cwd=ROOT, check=True)
         pip = [Path(folder) / "bin/python", "-m", "pip", "--disable-pip-version-check"]
         everything = f"{ROOT}[checkpoints,dask,test]"
-        subprocess.run([*pip, "install", "--quiet", torch[0], everything], check=True)
+        subprocess.run([*pip, "install", "-qq", torch[0], everything], check=True)
         frozen = subprocess.run([*pip, "freeze"], check=True, capture_output=True, text=True).stdout
     # "2.13.0+cpu" is the same release as "2.13.0", which every machine can install
     lines = [re.sub(r"\+\w+$", "", line) for line in frozen.splitlines() if not line.startswith("gating-explorer")]

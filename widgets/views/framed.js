@@ -85,8 +85,8 @@ function follow(model, el, draw) {
     ask();
   });
   const seen = new IntersectionObserver(
-    ([entry]) => {
-      onScreen = entry.isIntersecting;
+    (entries) => {
+      onScreen = entries.at(-1).isIntersecting;
       if (onScreen) appeared();
     },
     { rootMargin: "100px" },

@@ -132,12 +132,12 @@ class Switch(Instrumented):
             seen_BTD = seen_BTD * (1 + self.jitter * (2 * torch.rand_like(seen_BTD) - 1))
         logits_BTE = self.tap("logits", F.linear(seen_BTD, self.score.weight.float()))
         probs_BTE = self.tap("probs", logits_BTE.softmax(-1))
-        weights_BT1, choice_BT1 = probs_BTE.max(-1, keepdim=True)
-        choice_BT1 = self.tap("choice", choice_BT1)
+        choice_BT1 = self.tap("choice", probs_BTE.argmax(-1, keepdim=True))
         kept_BT1 = self.in_time(choice_BT1)
         self.auxiliary = self.aux_loss * load_balancing_loss(probs_BTE, choice_BT1) if self.aux_loss else None
-        weights_BT1 = self.tap("weights", torch.where(kept_BT1, weights_BT1, 0.0).to(x_BTD.dtype))
-        return weights_BT1, self.tap("index", torch.where(kept_BT1, choice_BT1, -1))
+        weights_BT1 = torch.where(kept_BT1, probs_BTE.gather(-1, choice_BT1), 0.0)
+        index_BT1 = torch.where(kept_BT1, choice_BT1, -1)
+        return self.tap("weights", weights_BT1.to(x_BTD.dtype)), self.tap("index", index_BT1)
 
     def in_time(self, choice_BT1: Tensor) -> Tensor:
         """Which tokens stand early enough in the queue of the expert they chose: (B, T, 1) of bool."""

@@ -143,6 +143,15 @@ def test_choice_is_what_was_asked_for_and_index_what_was_given():
     assert torch.equal(seen.last("/weights") == 0, index < 0)
 
 
+def test_an_edited_choice_is_queued_and_weighed_as_if_it_were_the_tokens_own():
+    router, x = build(capacity_factor=1.0, group="sequence").eval(), torch.randn(B, T, D)  # room for ceil(7 / 5) = 2
+    probs = router.score(x).softmax(-1)
+    with explorer.edit(router, "*/choice", lambda choice: torch.full_like(choice, 3)):
+        weights, index = router(x)
+    assert (index[:, :2] == 3).all() and (index[:, 2:] == -1).all()
+    assert_close(weights[:, :2, 0], probs[:, :2, 3])
+
+
 def test_initial_scale_is_a_tenth_of_the_variance():
     """Truncation at two standard deviations leaves 0.774 of the variance 0.1 / D."""
     weight = explorer.build("switch", d_model=256, n_experts=64).score.weight
