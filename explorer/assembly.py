@@ -28,6 +28,7 @@ SETTINGS = {
     "learning_rate": Knob(3e-3, "of AdamW, after the warm-up", low=0, high=10, live=True),
     "router_rate": Knob(1.0, "the router's learning rate as a multiple of the others'", low=0, high=1000),
     "router_scale": Knob(1.0, "multiplies the router's initial weights", low=0, high=100),
+    "attention_scale": Knob(1.0, "multiplies the attention's initial weights", low=0, high=100),
     "warmup": Knob(20, "steps over which the learning rate rises", low=0, high=100_000),
     "horizon": Knob(0, "steps over which it falls to a tenth along a cosine (0: it stays)", low=0, high=10_000_000),
     "clip": Knob(1.0, "largest gradient norm (0: no limit)", low=0, high=1e9, live=True),
@@ -65,8 +66,10 @@ def _layer(card: Spec, knobs: dict[str, Any], settings: dict[str, Any]) -> tuple
     d_model, other = settings["d_model"], settings["feed_forward"]
     if card.slot != "attention":
         attention = _other(settings["attention"], "attention", d_model, {"n_heads": settings["heads"]})
+        _scale(attention, settings["attention_scale"])
         return attention, _feed_forward(card, knobs, settings, d_model)
     attention = build(card.name, d_model=d_model, **knobs)
+    _scale(attention, settings["attention_scale"])
     if other == "none":
         return attention, None
     return attention, _other(other, "feed-forward", d_model, {"width": settings["expert_width"]})
@@ -78,15 +81,21 @@ def _feed_forward(
     module = build(card.name, d_model=d_model, **knobs)
     if card.slot != "router":
         return module
-    with torch.no_grad():
-        for weight in module.parameters():
-            weight.mul_(settings["router_scale"])
+    _scale(module, settings["router_scale"])
     n_experts = int(getattr(module, "n_experts"))  # noqa: B009 (nn.Module's attributes are untyped)
     width, activation = (None, "linear") if linear else (settings["expert_width"], "swiglu")
     scale = (2 * settings["layers"]) ** -0.5  # the residual stream keeps its variance over depth, as in GPT-2
     return MixtureOfExperts(
         module, Experts(d_model, n_experts, width, activation, kernel=settings["kernel"], out_scale=scale)
     )
+
+
+def _scale(module: nn.Module, factor: float) -> None:
+    """Multiply the initial matrices; the gains of norms, and biases, stay as they are."""
+    with torch.no_grad():
+        for weight in module.parameters():
+            if weight.ndim > 1:
+                weight.mul_(factor)
 
 
 def _other(name: str, slot: str, d_model: int, known: dict[str, Any]) -> nn.Module:

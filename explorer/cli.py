@@ -545,15 +545,15 @@ def _show_verdicts(verdicts: Sequence["Verdict"]) -> None:
     from explorer.claims import table
 
     rows = [
-        (f"{row['mechanism']}: {row['claim']}", row["paper"], row["metric"], row["effect"],
-         f"{row['control']} ({row['control is']})", row["asked"], SYMBOLS[row["verdict"]])
+        (SYMBOLS[row["verdict"]], f"{row['mechanism']}: {row['claim']}", row["paper"], row["effect"],
+         f"{row['control']} ({row['control is']})", row["asked"])
         for row in table(verdicts).to_dict("records")
     ]  # fmt: skip
-    _show_table(("claim", "paper", "metric", "ours (lowest to highest)", "control", "asked", "verdict"), rows)
+    _show_table(("verdict", "claim", "paper", "ours", "control", "asked"), rows)
     judged = [verdict.holds for verdict in verdicts if verdict.holds is not None]
-    print(
-        f"{sum(judged)} of {len(judged)} judged claims hold; {len(verdicts) - len(judged)} reported without a judgement"
-    )
+    unjudged = len(verdicts) - len(judged)
+    print("ours: the mean over the seeds, with the lowest and the highest where they differ")
+    print(f"{sum(judged)} of {len(judged)} judged claims hold; {unjudged} reported without a judgement")
 
 
 def _save_verdicts(verdicts: Sequence["Verdict"], path: Path) -> None:
@@ -608,11 +608,20 @@ def _show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console = Console(markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = 1000
-    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
-    table.columns[0].no_wrap = True
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    least = [_least_width(cells) for cells in zip(columns, *rows, strict=True)]
+    fits = sum(least) + 2 * len(least) <= console.width  # rich cuts off what does not, and half a number is a wrong one
+    for column, width in zip(columns, least, strict=True):
+        table.add_column(column, overflow="fold", min_width=width if fits else None)
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def _least_width(cells: Sequence[str]) -> int:
+    """Of a column: short cells stay whole, long ones are broken between words."""
+    longest = max(map(len, cells))
+    return longest if longest <= 12 else min(12, max(len(word) for cell in cells for word in [*cell.split(), ""]))
 
 
 def _size(file: Path) -> str:

@@ -31,6 +31,7 @@ def unknown(kind: str, given: str, choices: Iterable[str]) -> UnknownName:
     "no mechanism 'topk_sofmax'; did you mean 'topk-softmax'?"
     """
     choices = sorted(choices)
+    given = given if len(given) <= 60 else given[:59] + "…"  # a link may say anything, at any length
     near = difflib.get_close_matches(given, choices, n=1, cutoff=0.6)
     if near:
         return UnknownName(f"no {kind} {given!r}; did you mean {near[0]!r}?")

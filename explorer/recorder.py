@@ -175,7 +175,8 @@ def record(
 
     every: of every so many forward passes one is a step of the recording. tensors_every: of those, one in so many keeps
     its tensors (the others only leave their loads and summaries). keep: how many of the newest such steps are held;
-    None: as many as fit into 256 MiB. Recording changes neither outputs nor gradients by a single bit.
+    None: as many as fit into 256 MiB. Recording changes neither outputs nor gradients by a single bit. A model may be
+    compiled, but before this begins, and is read from the thread that runs it.
     """
     recorder = Recorder(model, pattern, every, keep, tensors_every)
     recorder.start()

@@ -81,6 +81,9 @@ class Recording:
         raise RecordingError(f"no tensor of {name!r} {where}")
 
     def experts(self, layer: str) -> int:
+        """How many experts (routed targets) a layer has."""
+        if layer not in self.header["experts"]:
+            raise unknown("routing layer", layer, self.header["experts"])
         return int(self.header["experts"][layer])
 
     def layers(self) -> list[str]:
@@ -90,6 +93,8 @@ class Recording:
     def counts(self, layer: str) -> tuple[Tensor, Tensor]:
         """(steps, counts): (S,) and (S, E), the assignments each expert got at each recorded step of a layer."""
         self.settle()
+        if layer not in self.series["loads"]:
+            raise unknown("recorded routing layer", layer, self.series["loads"])
         rows = self.series["loads"][layer].rows()
         return rows[:, 0].long(), rows[:, 2:]
 
@@ -99,7 +104,7 @@ class Recording:
         return tables.loads(self.series["loads"])
 
     def routing(self) -> "pd.DataFrame":
-        """step, layer, token_entropy (0 sure .. 1 even), margin, empty (share of slots without an expert)."""
+        """step, layer, token_entropy (0 sure .. 1 even), margin, empty_slots (share of slots without an expert)."""
         self.settle()
         return tables.routing(self.series["routing"])
 

@@ -31,9 +31,9 @@ def loads(series: Mapping[str, Rows]) -> "pd.DataFrame":
 
 
 def routing(series: Mapping[str, Rows]) -> "pd.DataFrame":
-    """step, layer, token_entropy, margin, empty."""
+    """step, layer, token_entropy, margin, empty_slots."""
     parts = {layer: (_steps(one), *one.rows()[:, 1:].unbind(1)) for layer, one in series.items()}
-    return _frame(parts, ["step", "token_entropy", "margin", "empty"])
+    return _frame(parts, ["step", "token_entropy", "margin", "empty_slots"])
 
 
 def gates(series: Mapping[str, Rows]) -> "pd.DataFrame":

@@ -134,9 +134,9 @@ def test_routing_says_how_sure_and_how_empty():
         layer({"probs": [[[1 / 3, 1 / 3, 1 / 3], [1.0, 0, 0]]], "index": [[[0], [-1]]]})
         layer({"probs": [[[0.6, 0.3, 0.1], [0.5, 0.4, 0.1]]], "index": [[[0], [0]]]})
     table = seen.routing()
-    assert list(table.columns) == ["step", "layer", "token_entropy", "margin", "empty"]
+    assert list(table.columns) == ["step", "layer", "token_entropy", "margin", "empty_slots"]
     assert table.token_entropy[0] == pytest.approx(0.5)  # one wholly unsure, one wholly sure
-    assert table["empty"].tolist() == [0.5, 0.0]
+    assert table["empty_slots"].tolist() == [0.5, 0.0]
     assert table.margin[1] == pytest.approx(((0.6 - 0.3) + (0.5 - 0.4)) / 2)
 
 

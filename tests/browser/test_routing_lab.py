@@ -84,7 +84,7 @@ def test_k_changes_in_the_middle_of_a_run(page: Page, base_url: str) -> None:
     open_lab(page, base_url)
     button(page, "Train").click()
     until(page, lambda: step(page) >= 5)
-    k = page.get_by_label("experts a token (k)")
+    k = page.get_by_label("k (per token)")
     k.fill("1")
     k.press("Enter")
     flops = page.locator(".ge-status b").last
@@ -102,7 +102,7 @@ def test_an_error_is_a_card_on_the_page_and_nothing_is_lost(page: Page, base_url
     open_lab(page, base_url)
     button(page, "Step").click()
     until(page, lambda: step(page) == 1)
-    k = page.get_by_label("experts a token (k)")
+    k = page.get_by_label("k (per token)")
     k.fill("9")
     k.press("Enter")
     card = page.get_by_role("alert")

@@ -92,10 +92,31 @@ def test_a_load_line_is_one_expert_over_the_steps():
     assert "expert 0 has the largest share, 70%" in summary_of(figure)
 
 
+def test_a_curve_that_is_binned_already_says_so():
+    mean, raw = loss_curve(np.arange(0, 320, 2), np.ones(160)).data
+    assert (mean.name, raw.name) == ("mean of 16", "each 2 steps")
+
+
+def test_the_axis_of_steps_keeps_its_end_for_many_frames():
+    ends = [
+        load_over_steps.as_dict(range(n), np.ones((n, 2)) / 2)["layout"]["xaxis"]["range"][1] for n in range(300, 400)
+    ]
+    assert ends[:2] == [300, 300] and set(ends) == {300, 400}
+
+
+def test_rows_of_one_name_stay_two_rows():
+    long = "a.very.long.path.of.modules."
+    figure = load_map([[1.0, 1], [0, 2]], [long + "0", long + "1"])
+    assert len(set(figure.data[0].y)) == 2
+
+
 def test_many_experts_become_a_heat_map_with_a_row_each():
     figure = load_over_steps(STEPS, np.full((5, 11), 1 / 11))
     (heat,) = figure.data
-    assert heat.type == "heatmap" and np.asarray(heat.z).shape == (11, 5)
+    z = np.asarray(heat.z)
+    assert heat.type == "heatmap" and z.shape == (11, 10)  # room up to step 10
+    np.testing.assert_allclose(z[:, :5], 1 / 11, rtol=1e-6)
+    assert np.isnan(z[:, 5:]).all()
 
 
 def test_the_load_map_is_pale_at_fair_and_names_the_dead():
@@ -134,18 +155,20 @@ def test_a_gate_and_its_shut_share_have_one_colour():
 def test_heads_are_lines_until_there_are_too_many():
     assert [t.name for t in head_share(STEPS, torch.rand(5, 1, 3)).data] == [f"layer 0 head {h}" for h in range(3)]
     (heat,) = head_share(STEPS, torch.rand(5, 4, 3)).data
-    assert np.asarray(heat.z).shape == (12, 5)
+    assert np.asarray(heat.z).shape == (12, 10)
 
 
 def test_the_loss_shows_its_mean_and_the_held_out_loss():
     mean, held, raw = loss_curve(STEPS, [5.0, 4, 3, 2, 1], [0, 4], [5.5, 1.5]).data
     np.testing.assert_allclose(y_of(raw), [5, 4, 3, 2, 1])
     np.testing.assert_allclose(y_of(held), [5.5, 1.5])
-    assert mean.name == "mean of 1" and summary_of(loss_curve([0], [np.nan])).startswith("Training loss went")
+    assert (mean.name, raw.name) == ("mean of 1", "each step") and summary_of(loss_curve([0], [np.nan])).startswith(
+        "Training loss went"
+    )
 
 
 def test_a_long_run_is_thinned_to_means_and_old_points_stay():
-    long, longer = (loss_curve.as_dict(range(n), np.arange(n, dtype=float))["data"][2] for n in (1001, 1500))
+    long, longer = (loss_curve.as_dict(range(n), np.arange(n, dtype=float))["data"][-1] for n in (1001, 1500))
     assert len(long["x"]) == 251 <= 400 and long["y"][0] == np.mean([0, 1, 2, 3]) and long["x"][0] == 3
     np.testing.assert_array_equal(long["y"][:250], longer["y"][:250])
     np.testing.assert_array_equal(long["x"][:250], longer["x"][:250])
@@ -158,7 +181,7 @@ def test_lines_of_one_picture_share_their_steps():
 
 
 def test_a_missing_value_is_a_gap_not_a_zero():
-    y = loss_curve.as_dict(range(801), np.r_[np.full(4, np.nan), np.ones(797)])["data"][2]["y"]
+    y = loss_curve.as_dict(range(801), np.r_[np.full(4, np.nan), np.ones(797)])["data"][-1]["y"]
     assert np.isnan(y[0]) and np.isfinite(y[1:]).all()
 
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from widgets.figures.layout import counts, empty, key, layout, line, named, numbers, stride, thin, thin_steps
+from widgets.figures.layout import empty, key, layout, line, steps_axis
 from widgets.figures.palette import dash
 from widgets.figures.picture import Picture, Plain
+from widgets.figures.series import counts, named, numbers, stride, thin, thin_steps
 from widgets.figures.text import clean, plain
 
 
@@ -29,7 +30,12 @@ def balance(
     data = layer_lines(steps_S, named(max_violation_by_layer), "%{y:.2f}")
     y_axis = {"rangemode": "tozero", "title": {"text": "(max − ideal) / ideal"}}
     text = summary_balance(steps_S, max_violation_by_layer, floor)
-    return {"data": data, "layout": layout(plain(title), text, yaxis=y_axis, **(chance(*floor) if floor else {}))}
+    return {
+        "data": data,
+        "layout": layout(
+            plain(title), text, xaxis=steps_axis(steps_S), yaxis=y_axis, **(chance(*floor) if floor else {})
+        ),
+    }
 
 
 def chance(mean: float, q95: float) -> Plain:
@@ -58,7 +64,7 @@ def entropy(
     now = f"the load entropy is {load:.2f} (1 is balanced) and the token entropy {token:.2f} (0 is decided)"
     text = f"At step {steps_S[-1]} {now}."
     y_axis = {"range": [0, 1.03], "title": {"text": "entropy / log E"}}
-    return {"data": data, "layout": layout(plain(title), text, yaxis=y_axis)}
+    return {"data": data, "layout": layout(plain(title), text, xaxis=steps_axis(steps_S), yaxis=y_axis)}
 
 
 def layer_lines(steps_S: np.ndarray, series: Mapping[str, Any], hover: str) -> list[Plain]:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from widgets.figures.balance import layer_lines
-from widgets.figures.layout import bar, counts, empty, layout, line, named, numbers, stride, thin, thin_steps
+from widgets.figures.layout import bar, empty, layout, line, row_names, steps_axis
 from widgets.figures.load import MOST_LINES, heat_over_steps
 from widgets.figures.picture import Picture, Plain
+from widgets.figures.series import counts, named, numbers, stride, thin, thin_steps
 from widgets.figures.text import clean, plain
 
 
@@ -29,7 +30,10 @@ def gate_summary(steps: Any, mean: Mapping[str, Any], frac_low: Mapping[str, Any
         data.append(line(x, thin(numbers(values), every), f"{plain(name, 32)}, below 0.1", "%{y:.1%}", **look))
     text = summary_gates(steps_S, mean, frac_low)
     subtitle = "solid: mean value; dotted: share below 0.1" if frac_low else ""
-    return {"data": data, "layout": layout(plain(title), text, subtitle, yaxis={"rangemode": "tozero"})}
+    return {
+        "data": data,
+        "layout": layout(plain(title), text, subtitle, xaxis=steps_axis(steps_S), yaxis={"rangemode": "tozero"}),
+    }
 
 
 @Picture
@@ -45,10 +49,13 @@ def head_share(steps: Any, share: Any, title: str = "Attention to the first toke
     text = summary_heads(steps_S, rows)
     if len(rows) <= MOST_LINES:
         y_axis = {"range": [0, 1.03], "tickformat": ".0%", "title": {"text": "share of attention"}}
-        return {"data": layer_lines(steps_S, rows, "%{y:.1%}"), "layout": layout(plain(title), text, yaxis=y_axis)}
+        return {
+            "data": layer_lines(steps_S, rows, "%{y:.1%}"),
+            "layout": layout(plain(title), text, xaxis=steps_axis(steps_S), yaxis=y_axis),
+        }
     every = stride(len(steps_S), most=120)
     z_RS = np.stack([thin(numbers(values), every) for values in rows.values()])
-    names = [plain(name, 18) for name in rows]
+    names = row_names(rows)
     picture = heat_over_steps(thin_steps(steps_S, every), z_RS, names, plain(title), text, fair=1 / 3, row="head")
     picture["data"][0] |= {"zmax": 1, "colorbar": bar([0, 0.5, 1], ["0%", "50%", "100%"])}
     picture["layout"]["height"] = min(720, 180 + 14 * len(rows))

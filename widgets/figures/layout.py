@@ -1,55 +1,19 @@
-"""What the pictures share: arrays of numbers, thinning of long runs, one layout, and the picture of "no data yet"."""
+"""What the pictures share: one layout, its references, bars and axes, and the picture of "no data yet"."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from widgets.figures.series import ahead
 from widgets.figures.text import clean, plain
 
-MOST_POINTS = 400
 HEIGHT = 320
 
 
-def numbers(values: Any) -> np.ndarray:
-    """Any tensor, array or sequence as float32: enough for a picture and half the bytes of float64."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().float().numpy()
-    return np.asarray(values, dtype=np.float32)
-
-
-def counts(values: Any) -> np.ndarray:
-    """Step numbers as int32 (int64 has no typed array that plotly.js can draw)."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().numpy()
-    return np.asarray(values, dtype=np.int32)
-
-
-def stride(length: int, most: int = MOST_POINTS) -> int:
-    """The power of two by which a run of `length` points is thinned: at most `most` points remain.
-
-    A power of two, counted from the start: the points already drawn stay where they are while the run grows.
-    """
-    return 1 << max(0, int(np.ceil(np.log2(max(length, 1) / most))))
-
-
-def thin(values_SX: np.ndarray, every: int) -> np.ndarray:
-    """Means over groups of `every` rows (the last group may be shorter); NaN counts as missing."""
-    if every == 1 or not len(values_SX):
-        return values_SX
-    starts = np.arange(0, len(values_SX), every)
-    known = np.isfinite(values_SX)
-    total = np.add.reduceat(np.where(known, values_SX, 0), starts, axis=0)
-    number = np.add.reduceat(known.astype(np.float32), starts, axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (total / number).astype(np.float32)
-
-
-def thin_steps(steps_S: np.ndarray, every: int) -> np.ndarray:
-    """The last step of each group, to go with `thin`: a mean is known when its last step is."""
-    if every == 1 or not len(steps_S):
-        return steps_S
-    return np.append(steps_S[every - 1 :: every], steps_S[-1:]) if len(steps_S) % every else steps_S[every - 1 :: every]
+def steps_axis(steps_S: np.ndarray) -> dict[str, Any]:
+    """The axis of a run that goes on."""
+    return {"range": ahead(float(steps_S[-1]))}
 
 
 def layout(title: str, summary: str, subtitle: str = "", x: str = "step", y: str = "", **more: Any) -> dict[str, Any]:
@@ -130,11 +94,13 @@ def empty(title: str, sentence: str = "Nothing to show yet: press Train or Step.
     return {"data": [], "layout": {**shape, "annotations": [note], "uirevision": "empty"}}
 
 
-def named(values: Mapping[str, Any] | Any, word: str = "layer") -> dict[str, Any]:
-    """A mapping as it is; a two-dimensional array (names x steps) as {"layer 0": row, ...}."""
-    if isinstance(values, Mapping):
-        return dict(values)
-    return {f"{word} {i}": row for i, row in enumerate(numbers(values))}
+def row_names(names: Iterable[object], longest: int = 18) -> list[str]:
+    """Short, harmless and distinct: plotly draws two rows of the same name as one."""
+    rows: list[str] = []
+    for name in names:
+        short = plain(name, longest)
+        rows.append(short if short not in rows else f"{short} ({len(rows)})")
+    return rows
 
 
 def joined(words: Sequence[str]) -> str:

@@ -5,22 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from widgets.figures.layout import (
-    bar,
-    cells,
-    counts,
-    empty,
-    joined,
-    layout,
-    line,
-    numbers,
-    reference,
-    stride,
-    thin,
-    thin_steps,
-)
+from widgets.figures.layout import bar, cells, empty, joined, layout, line, reference, row_names, steps_axis
 from widgets.figures.palette import DIVERGING
 from widgets.figures.picture import Picture, Plain
+from widgets.figures.series import ahead, counts, numbers, stride, thin, thin_steps
 from widgets.figures.text import clean, plain
 
 MOST_LINES = 10
@@ -46,18 +34,32 @@ def load_over_steps(steps: Any, load_SE: Any, title: str = "Load of each expert"
     data = [line(x, np.ascontiguousarray(share_SE[:, e]), str(e), "%{y:.1%}") for e in range(E)]
     y_axis = {"tickformat": ".0%", "rangemode": "tozero", "title": {"text": "share of assignments"}}
     legend = {"title": {"text": "expert "}}
-    shape = layout(plain(title), text, yaxis=y_axis, legend=legend, **reference(1 / E, f"fair share 1/{E}"))
+    shape = layout(
+        plain(title),
+        text,
+        xaxis=steps_axis(steps_S),
+        yaxis=y_axis,
+        legend=legend,
+        **reference(1 / E, f"fair share 1/{E}"),
+    )
     return {"data": data, "layout": shape}
 
 
 def heat_over_steps(
     x: np.ndarray, z_RS: np.ndarray, rows: Sequence[str], title: str, text: str, fair: float, row: str
 ) -> Plain:
-    """Rows x steps as a heat map from 0 to three times the fair share, for more rows than lines can show."""
+    """Rows x steps as a heat map from 0 to three times the fair share, for more rows than lines can show.
+
+    Columns that the run has not reached yet are empty: the picture keeps its shape for many frames.
+    """
+    every = float(x[0]) + 1 if len(x) < 2 else float(x[1] - x[0])
+    columns = max(len(x), int(ahead(float(x[-1]))[1] / every))
+    z = np.full((len(z_RS), columns), np.nan, np.float32)
+    z[:, : len(x)] = z_RS
+    x = (float(x[0]) + every * np.arange(columns)).astype(np.int32)
     top = 3 * fair
     scale = bar([0, fair, top], ["0", f"fair {fair:.1%}", f"≥{top:.0%}"])
     hover = f"step %{{x}}, {row} %{{y}}: %{{z:.2%}}<extra></extra>"
-    z = np.ascontiguousarray(z_RS)
     heat = {"type": "heatmap", "x": x, "y": list(rows), "z": z, "zmin": 0, "zmax": top, "colorbar": scale}
     y_axis = {"type": "category", "autorange": "reversed", "title": {"text": row}}
     shape = layout(title, text, yaxis=y_axis, showlegend=False, hovermode="closest")
@@ -79,16 +81,23 @@ def load_map(
     if used_LE.ndim != 2 or not used_LE.size:
         return empty(title)
     L, E = used_LE.shape
-    names = [plain(name, 18) for name in layer_names] or [f"layer {i}" for i in range(L)]
+    names = row_names(layer_names or [f"layer {i}" for i in range(L)])
     scale = bar([0, 1, 2], ["0 dead", "1 fair", "≥2"])
     heat: Plain = {"type": "heatmap", "z": used_LE, "x": list(range(E)), "y": names, "zmin": 0, "zmax": 2}
-    heat |= {"colorscale": [list(stop) for stop in DIVERGING], "colorbar": scale, "xgap": 1, "ygap": 1}
+    heat |= {"colorscale": [list(stop) for stop in DIVERGING], "colorbar": scale}
     heat["hovertemplate"] = "%{y}, expert %{x}: %{z:.2f} of its ideal load<extra></extra>"
     if E <= MOST_CELLS_WITH_NUMBERS:
         heat |= {"texttemplate": "%{z:.1f}", "textfont": {"size": 11 if E <= 10 else 9}}
     subtitle = f"step {int(step)}" if step is not None else ""
     y_axis = {"type": "category", "autorange": "reversed", "title": {"text": ""}}
-    shape = layout(plain(title), summary_map(used_LE, names), subtitle, yaxis=y_axis, xaxis=cells(E), showlegend=False)
+    shape = layout(
+        plain(title),
+        summary_map(used_LE, [clean(name) for name in layer_names] or names),
+        subtitle,
+        yaxis=y_axis,
+        xaxis=cells(E),
+        showlegend=False,
+    )
     return {"data": [heat], "layout": {**shape, "hovermode": "closest", "height": min(720, 170 + 30 * max(L, 3))}}
 
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from widgets.figures.layout import counts, empty, layout, line, numbers, stride, thin, thin_steps
+from widgets.figures.layout import empty, layout, line, steps_axis
 from widgets.figures.palette import GREY
 from widgets.figures.picture import Picture, Plain
+from widgets.figures.series import counts, numbers, stride, thin, thin_steps
 from widgets.figures.text import clean, plain
 
 TITLE = "Loss"
@@ -18,8 +19,8 @@ def loss_curve(
 ) -> Plain:
     """steps_S, loss_S: training loss of each step; held_steps_R, held_loss_R: held-out loss, measured now and then.
 
-    The grey line is every step (its groups' means beyond 400 points), the coloured one the mean over the last
-    sixteenth of the run, the diamonds the held-out loss. `unit` is the task's: "nats/token", or "of the variance".
+    The grey line is every step (its groups' means beyond 400 points), the coloured one the mean over about
+    the last sixteenth of the run, the diamonds the held-out loss. `unit` is the task's: "nats/token", or "of the variance".
     """
     steps_S, loss_S = counts(steps), numbers(loss)
     held_steps_R, held_loss_R = counts(held_steps), numbers(held_loss)
@@ -27,12 +28,16 @@ def loss_curve(
         return empty(title)
     every = stride(len(steps_S))
     x, y = thin_steps(steps_S, every), thin(loss_S, every)
-    window = max(1, len(y) // 16)
-    data = [line(x, running_mean(y, window), f"mean of {window * every}", "%{y:.4f}", line={"width": 2.5})]
-    data.append(line(held_steps_R, held_loss_R, "held out", "%{y:.4f}", **_diamonds()))
-    data.append(line(x, y, "each step" if every == 1 else f"each {every} steps", "%{y:.4f}", **_faint()))
+    window = 1 << max(0, int(np.log2(len(y) / 16)))
+    steps_a_point = every * max(1, round(float(steps_S[-1] - steps_S[0]) / max(1, len(steps_S) - 1)))
+    data = [line(x, running_mean(y, window), f"mean of {window * steps_a_point}", "%{y:.4f}", line={"width": 2.5})]
+    if len(held_steps_R):
+        data.append(line(held_steps_R, held_loss_R, "held out", "%{y:.4f}", **_diamonds()))
+    data.append(
+        line(x, y, "each step" if steps_a_point == 1 else f"each {steps_a_point} steps", "%{y:.4f}", **_faint())
+    )
     text = summary(steps_S, loss_S, held_loss_R, unit)
-    return {"data": data, "layout": layout(plain(title), text, y=plain(unit))}
+    return {"data": data, "layout": layout(plain(title), text, y=plain(unit), xaxis=steps_axis(steps_S))}
 
 
 def running_mean(values_S: np.ndarray, window: int) -> np.ndarray:

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from widgets.figures.layout import bar, cells, empty, joined, layout, numbers
+from widgets.figures.layout import bar, cells, empty, joined, layout, row_names
 from widgets.figures.picture import Picture, Plain
+from widgets.figures.series import numbers
 from widgets.figures.text import clean, plain
 
 MOST_CELLS_WITH_NUMBERS = 12
@@ -31,7 +32,7 @@ def specialisation(
     if share_CE.ndim != 2 or not share_CE.size:
         return empty(title)
     C, E = share_CE.shape
-    names = [plain(name, 18) for name in label_names] or [f"domain {c}" for c in range(C)]
+    names = row_names(label_names or [f"domain {c}" for c in range(C)])
     fair = 1 / (n_experts or E)
     top = min(1.0, max(3 * fair, fair + 0.05))
     scale = bar([0, fair, top], ["0", f"fair {fair:.0%}", f"≥{top:.0%}"])
@@ -44,16 +45,12 @@ def specialisation(
         "zmax": top,
         "colorbar": scale,
     }
-    heat |= {
-        "xgap": 1,
-        "ygap": 1,
-        "hovertemplate": "%{y}: %{z:.1%} of its assignments go to expert %{x}<extra></extra>",
-    }
+    heat["hovertemplate"] = "%{y}: %{z:.1%} of its assignments go to expert %{x}<extra></extra>"
     if E <= MOST_CELLS_WITH_NUMBERS:
         heat |= {"texttemplate": "%{z:.0%}", "textfont": {"size": 11 if E <= 8 else 9}}
     subtitle = f"NMI {nmi:.3f}: 0 = experts ignore the domain, 1 = the domain decides" if nmi is not None else ""
     y_axis = {"type": "category", "autorange": "reversed", "title": {"text": ""}}
-    text = summary(share_CE, [clean(name, 18) for name in label_names] or names, nmi)
+    text = summary(share_CE, [clean(name) for name in label_names] or names, nmi)
     shape = layout(plain(title), text, subtitle, yaxis=y_axis, xaxis=cells(E), showlegend=False, hovermode="closest")
     return {"data": [heat], "layout": {**shape, "height": min(720, 170 + 32 * max(C, 3))}}
 

@@ -51,11 +51,13 @@ def dashboard(state: RoutingState | None = None) -> W.Widget:
         query = os.environ.get("QUERY_STRING", "")
         state = RoutingState(query)
         state.theme = theme_of(query)
-    lab = RoutingLab(state)
     if HEADLESS:
+        lab = RoutingLab(state)
         lab.experiment.run(3)
         lab.draw()
-    return lab.widget
+        return lab.widget
+    lab_or_none = guarded(state)(RoutingLab)(state)
+    return lab_or_none.widget if lab_or_none else page("Routing lab", INTRODUCTION, error_card(state))
 
 
 class RoutingLab:
@@ -91,7 +93,7 @@ class RoutingLab:
         self.names = [view.short_layer(path) for path in self.layers]
         self.probe = view.Probe.of(fresh)
         self.points = Batch(
-            *(part[::8] for part in self.probe.batch)
+            *(part[:256] for part in self.probe.batch)
         )  # of the decision map: enough to see, few to send
         self.held_out: tuple[list[int], list[float]] = ([], [])
         self.due = dict.fromkeys(self.due, 0.0)

@@ -18,13 +18,8 @@ TASKS: dict[str, tuple[str, Callable[[], Any]]] = {
     "clusters": ("8 clusters in the plane", lambda: Clusters(dimensions=2)),
     "clusters-16": ("8 clusters in 16 dimensions", Clusters),
 }
-SHOWN_SETTINGS = (
-    "learning_rate",
-    "batch",
-    "layers",
-    "expert_width",
-    "router_rate",
-)  # of the host: the page has a control for each
+SHOWN_SETTINGS = ("learning_rate", "batch", "layers", "expert_width", "router_rate")  # of the host: as controls
+OF_THE_LANGUAGE_MODEL = ("layers", "expert_width")  # the host of vectors has one layer of linear experts
 TASK_SETTINGS = {
     "clusters": {"learning_rate": 1e-2},
     "clusters-16": {"learning_rate": 1e-2},
@@ -57,8 +52,9 @@ class RoutingState(t.HasTraits):
         return explorer.spec(self.mechanism)
 
     def knobs(self) -> dict[str, Knob]:
-        """Every control of the page by name: the mechanism's knobs, then the host's settings."""
-        return {**self.spec.knobs, **{name: SETTINGS[name] for name in SHOWN_SETTINGS}}
+        """Every control of the page by name: the mechanism's knobs, then those of the host's settings that matter here."""
+        shown = [name for name in SHOWN_SETTINGS if self.task == "text" or name not in OF_THE_LANGUAGE_MODEL]
+        return {**self.spec.knobs, **{name: SETTINGS[name] for name in shown}}
 
     def defaults(self) -> dict[str, Any]:
         own = {name: knob.default for name, knob in self.knobs().items()}

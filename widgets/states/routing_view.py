@@ -17,9 +17,11 @@ GRID = 56  # points along one side of the decision map
 
 
 def short_layer(path: str) -> str:
-    """What a reader calls `blocks.1.ffn`: layer 1."""
+    """What a reader calls `blocks.1.ffn`: layer 1. The host of vectors has one layer, `ffn`."""
     parts = path.split(".")
-    return f"layer {parts[1]}" if parts[0] == "blocks" and len(parts) > 1 else path
+    if parts[0] == "blocks" and len(parts) > 1:
+        return f"layer {parts[1]}"
+    return "layer 0" if path == "ffn" else path
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,9 @@ function compose(frame, template, width) {
   };
 }
 
+const FULL_EVERY = 2500; // ms between full drawings while frames arrive, and up to a second more, so that charts take turns
+const SETTLED = 400; // ms without a frame until plotly draws what was patched
+
 function render({ model, el }) {
   const box = make("div", "ge-chart");
   const plot = make("div");
@@ -77,21 +80,44 @@ function render({ model, el }) {
   box.style.cssText = "width:100%;min-width:0;overflow:hidden;min-height:300px";
   box.append(plot);
   el.append(box);
-  let drawn; // the promise of plotly.js that drew here, for the clean-up
+  let loaded; // the promise of plotly.js that drew here, for the clean-up
+  let full = { key: "", until: 0 }; // what plotly drew last, and how long it may be patched
+  let hovered = false;
+  let settling = 0;
+
   const shown = () => compose(model.get("frame"), model.get("templates")[themeOf(model)], box.clientWidth);
+  const drawFully = async (Plotly, figure, key) => {
+    await Plotly.react(plot, figure.data, figure.layout, CONFIG);
+    full = { key, until: performance.now() + FULL_EVERY + 1000 * Math.random() };
+  };
   const draw = async (frame) => {
     const name = [model.get("label"), frame.summary].filter(Boolean).join(". ");
     box.setAttribute("aria-label", name || "chart");
     if (!frame.number) return;
-    const Plotly = await (drawn = plotly(model)).catch((error) => {
+    const Plotly = await (loaded = plotly(model)).catch((error) => {
       box.textContent = `The chart library could not be loaded: ${error.message}`;
       throw error;
     });
-    const { data, layout } = shown();
-    box.style.minHeight = `${layout.height}px`;
-    await Plotly.react(plot, data, layout, CONFIG);
+    const figure = shown();
+    const key = [themeOf(model), box.clientWidth, skeleton(frame.figure)].join();
+    box.style.minHeight = `${figure.layout.height}px`;
+    clearTimeout(settling);
+    const patched = key === full.key && !hovered && performance.now() < full.until && patch(plot, figure);
+    if (patched) settling = setTimeout(refresh, SETTLED);
+    else await drawFully(Plotly, figure, key);
     plot.dataset.frame = frame.number;
   };
+  const { ask, stop } = follow(model, box, draw);
+  /** Let plotly draw the newest frame: what it tells under the pointer is what it drew itself. */
+  const refresh = () => {
+    full.until = 0;
+    ask();
+  };
+  const enter = () => {
+    hovered = true;
+    refresh();
+  };
+  const leave = () => (hovered = false);
   const heard = async (message) => {
     if (message.kind !== "download" || !model.get("frame").number) return;
     const { data, layout } = shown();
@@ -99,12 +125,14 @@ function render({ model, el }) {
     const size = { format: message.format, filename: message.name, width: layout.width, height: layout.height, scale: 2 };
     (await plotly(model)).downloadImage({ data, layout: { ...layout, paper_bgcolor: paper } }, size);
   };
+  box.addEventListener("pointerenter", enter);
+  box.addEventListener("pointerleave", leave);
   model.on("msg:custom", heard);
-  const stop = follow(model, box, draw);
   return () => {
     stop();
+    clearTimeout(settling);
     model.off("msg:custom", heard);
-    drawn?.then((Plotly) => Plotly.purge(plot), () => {});
+    loaded?.then((Plotly) => Plotly.purge(plot), () => {});
   };
 }
 

@@ -29,7 +29,7 @@ class Chart(Framed):
     `arrays`, "dtype", "shape"}; an array that several traces share travels once.
     """
 
-    _esm = script("chart")
+    _esm = script("patch", "chart")
     templates = traitlets.Dict(TEMPLATES).tag(sync=True)
     bundle = traitlets.Dict(help="version and digest of plotly.js").tag(sync=True)
     bundle_url = traitlets.Unicode(help="where the server offers plotly.js; empty: ask over the comm").tag(sync=True)
@@ -45,7 +45,9 @@ class Chart(Framed):
         """Replace the figure (a plotly Figure, or the plain dict {"data", "layout"} of a picture's `as_dict`)."""
         plain = figure if isinstance(figure, Mapping) else as_plain(figure)
         arrays: list[bytes] = []
-        content = encode({"data": plain.get("data", []), "layout": plain.get("layout", {})}, arrays, {})
+        # the page lays its theme's template, and the summary travels by itself: it changes with every frame
+        layout = {key: value for key, value in plain.get("layout", {}).items() if key not in ("template", "meta")}
+        content = encode({"data": plain.get("data", []), "layout": layout}, arrays, {})
         self.offer(figure=content, arrays=arrays, summary=encode(summary_of(dict(plain)), [], {}))
 
     def download(self, name: str = "figure", kind: str = "png") -> None:
@@ -75,7 +77,7 @@ def encode(value: Any, arrays: list[bytes], known: dict[int, dict[str, Any]]) ->
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): encode(inner, arrays, known) for key, inner in value.items() if key != "template"}
+        return {str(key): encode(inner, arrays, known) for key, inner in value.items()}
     if isinstance(value, Sequence):
         return [encode(inner, arrays, known) for inner in value]
     if isinstance(value, np.generic):

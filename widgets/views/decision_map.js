@@ -235,7 +235,7 @@ function render({ model, el }) {
   const redraw = () => draw(model.get("frame"));
   const observed = ["change:points", "change:label_names", "change:n_experts"];
   for (const event of observed) model.on(event, redraw);
-  const stop = follow(model, root, draw);
+  const { stop } = follow(model, root, draw);
   return () => {
     stop();
     for (const event of observed) model.off(event, redraw);

@@ -44,10 +44,10 @@ function themeOf(model) {
 /**
  * Calls draw(frame) for the newest frame, at most once per animation frame, and acknowledges each frame it drew.
  * A view that is off the screen draws once a second, one without a size only acknowledges: slowly, so that
- * Python sends less. Also redraws when the size or the theme changes. Returns the clean-up.
+ * Python sends less. Also redraws when the size or the theme changes, and on ask(). Returns { ask, stop }.
  */
 function follow(model, el, draw) {
-  let asked = 0, busy = false, stale = false, gone = false, onScreen = true, width = 0;
+  let asked = 0, busy = false, stale = false, gone = false, onScreen = true, width = 0, answered = -1;
   let appeared = () => {};
   const run = async () => {
     asked = 0;
@@ -68,7 +68,8 @@ function follow(model, el, draw) {
     busy = false;
     answers.busy--;
     if (gone) return;
-    answer(model, frame.number, error);
+    if (frame.number !== answered) answer(model, frame.number, error);
+    answered = frame.number;
     if (stale) ask();
   };
   const ask = () => {
@@ -101,7 +102,7 @@ function follow(model, el, draw) {
   model.on("change:theme", ask);
   model.on("change:label", ask);
   ask();
-  return () => {
+  const stop = () => {
     gone = true;
     appeared();
     if (asked) {
@@ -116,6 +117,7 @@ function follow(model, el, draw) {
     model.off("change:theme", ask);
     model.off("change:label", ask);
   };
+  return { ask, stop };
 }
 
 const TYPES = {

@@ -30,9 +30,9 @@ _NUMBERS = itertools.count()
 _VIEWS: "weakref.WeakValueDictionary[str, Framed]" = weakref.WeakValueDictionary()
 
 
-def script(stem: str) -> str:
+def script(*stems: str) -> str:
     """The ES module of a view: the shared functions of framed.js before its own, since anywidget loads one module."""
-    return "\n".join((HERE / f"{name}.js").read_text(encoding="utf-8") for name in ("framed", stem))
+    return "\n".join((HERE / f"{name}.js").read_text(encoding="utf-8") for name in ("framed", *stems))
 
 
 def as_bytes(values: Any, dtype: str) -> bytes:

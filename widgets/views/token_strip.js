@@ -288,7 +288,7 @@ function render({ model, el }) {
   for (const [event, handler] of Object.entries(observed)) model.on(event, handler);
   drawBar();
   drawLegend();
-  const stop = follow(model, root, draw);
+  const { stop } = follow(model, root, draw);
   return () => {
     stop();
     for (const [event, handler] of Object.entries(observed)) model.off(event, handler);

@@ -19,7 +19,7 @@ def grouped_mm(
     empty = len(flat) - int((flat >= 0).sum())
     if empty:
         order, ends = order[empty:], ends - empty
-    if not len(order):  # grouped_mm takes no empty input; the loop's zeros have a gradient, as those of any other batch
+    if not len(order):  # no rows to group; the loop's zeros have a gradient, as the output of any other batch
         return loop(x_ND, index_NK, weights_NK, up_EDG, down_EFD, activation)
     token, offsets = order // K, ends.to(torch.int32)
     hidden = activate(F.grouped_mm(x_ND[token], up_EDG, offs=offsets), activation)

@@ -86,7 +86,7 @@ ROOMY = {"steps": 400, "horizon": 400, "capacity_factor": 8.0}  # an expert coul
             control={"aux_loss": 0.0},
             control_is="no balancing loss",
             threshold=0.08,
-            why="a batch of 512 correlated bytes is far less even than theirs; a quarter of it would be dropped by collapse",
+            why="a batch of 512 bytes is less even than theirs of a million tokens; a collapsed router drops a quarter or more",
         ),
         Claim(
             "room-saves-tokens",
