@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # --no-compile: Python compiles a module when it is first used, and most of what comes along never is
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -qq -c constraints.txt
 PORT ?= 8866
+# processes for the unit tests: on two cores two take three quarters of the time of one
+JOBS ?= 2
 
 export PYTHON
 .DEFAULT_GOAL := help
@@ -54,7 +56,7 @@ types: install-test  ## mypy on the library
 	$(BIN)/mypy
 
 unit: install-test  ## the tests that need neither kernel nor browser
-	$(BIN)/python -m pytest --ignore tests/notebooks --ignore tests/browser
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --ignore tests/notebooks --ignore tests/browser
 
 notebooks: install-test  ## every page: stripped, twin in step, thin, and it runs
 	$(BIN)/python -m pytest tests/notebooks

@@ -4,6 +4,7 @@ Nothing here imports torch before a command needs it, so that --help and a misty
 is one sentence on stderr; results go to stdout, progress to stderr.
 """
 
+import io
 import json
 import math
 import os
@@ -41,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 0 (done), 1 (an error), 2 (wrong usage) or 130 (stopped by Ctrl-C)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without a sign for "holds" still gets its table
     try:
         code = _run([one for one in given if one != "--debug"])
         sys.stdout.flush()
@@ -242,11 +246,15 @@ def train(
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same run.")] = 0,
     knobs: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KNOB=VALUE", help="A knob of the mechanism or its host; repeatable."),
+        typer.Option(
+            "--set", metavar="KNOB=VALUE", help="A knob of the mechanism or its host; repeatable.", show_default=False
+        ),
     ] = None,
     text: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATH", help="Your own file or folder instead of the built-in text; repeatable."),
+        typer.Option(
+            metavar="PATH", help="Your own file or folder instead of the built-in text; repeatable.", show_default=False
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
 ) -> None:
@@ -485,7 +493,13 @@ def verify(
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 2 if a judged claim is not seen.")] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="The table, as .json or .csv; replaced if it exists."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The table, as .json or .csv; replaced if it exists.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Try what the papers claim at tiny scale, each claim with a control that must fail.
@@ -503,9 +517,9 @@ def verify(
 
     with _runs() as done:
         verdicts = claims.verify(names or explorer.names(family), chosen_seeds, jobs, done)
-    _show_verdicts(verdicts)
     if target is not None:
         _save_verdicts(verdicts, target)
+    _show_verdicts(verdicts)
     if strict and any(verdict.holds is False for verdict in verdicts):
         raise typer.Exit(2)
 
@@ -571,7 +585,7 @@ def _save_verdicts(verdicts: Sequence["Verdict"], path: Path) -> None:
         raise ExplorerError(
             f"cannot save the table to {str(path)!r}: {reason(error)}; nothing was changed there"
         ) from error
-    print(f"saved in {path}")
+    typer.echo(f"the table is saved in {path}", err=True)
 
 
 # -- speed ---------------------------------------------------------------------------------------------------------------

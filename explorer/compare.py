@@ -29,7 +29,7 @@ class Planned:
 
 
 def compare(
-    experiments: Sequence[Experiment],
+    experiments: Iterable[Experiment],
     seeds: Iterable[int] = range(3),
     steps: int = 200,
     match: str | None = None,
@@ -49,7 +49,9 @@ def compare(
     """
     import pandas as pd
 
-    chosen = tuple(seeds)
+    experiments, chosen = tuple(experiments), tuple(seeds)
+    if wrong := [one for one in experiments if not isinstance(one, Experiment)]:
+        raise BadValue(f"compare takes experiments, as in compare([Experiment('switch'), ...]), not {wrong[0]!r}")
     if not experiments or not chosen:
         raise BadValue("compare needs at least one experiment and one seed")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:

@@ -275,6 +275,14 @@ def test_every_mechanism_has_a_claim():
     assert [name for name in explorer.names() if not explorer.spec(name).claims] == []
 
 
+def test_the_heads_of_the_sink_runs_begin_silent():
+    """At the usual N(0, 1/d_model) the control without triggers grows a sink too."""
+    trial = claims._arms(_SPECS["softmax-attention"], _SPECS["softmax-attention"].claims[0], seed=0)[0][0]
+    model = Experiment(trial.mechanism, task=trial.task, watch=None, **dict(trial.knobs)).model
+    assert model.blocks[0].attention.qkv.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert (model.blocks[0].norm_attention.weight == 1).all()
+
+
 def verify_untrained(mechanism: str, *names: str):
     """Claims of the catalogue without their training: what is true by construction needs none."""
     card = _SPECS[mechanism]

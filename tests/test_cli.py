@@ -1,5 +1,6 @@
 """The command line: what it prints, the exit codes, and that a mistake is one sentence and costs nothing."""
 
+import io
 import json
 import math
 import os
@@ -347,6 +348,18 @@ def test_a_second_ctrl_c_ends_at_once(run: Run, tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ctrl_c_while_saving_leaves_the_old_file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_tensors: object, path: Path, **_: object) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("safetensors.torch.save_file", interrupted)
+    target = tmp_path / "run.safetensors"
+    target.write_text("old")
+    assert run(*TINY, "-o", target, "--force")[0] == 130
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("run.safetensors", "old")]
+
+
 def test_ctrl_c_in_a_terminal(tmp_path: Path) -> None:
     target = tmp_path / "run.safetensors"
     arguments = ("topk-softmax", "--task", "clusters", "--steps", "100000", "-o", str(target))
@@ -403,6 +416,15 @@ def test_strict_turns_a_claim_not_seen_into_an_exit_code(run: Run, tmp_path: Pat
     target.write_text("old")
     assert run("verify", "topk-softmax", "--seeds", "0", "--jobs", "1", "--strict", "-o", target)[0] == 2
     assert target.read_text().startswith("mechanism,claim,")
+
+
+def test_a_terminal_without_the_signs_gets_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert cli.main(["list", "gated-attention"]) == 0
+    print("✓ holds")
+    out.flush()
+    assert out.buffer.getvalue().endswith(b"? holds\n")  # type: ignore[attr-defined]
 
 
 # -- pages and benchmarks ------------------------------------------------------------------------------------------------

@@ -116,6 +116,7 @@ def test_what_cannot_be_compared_is_said():
     one = plan()
     for arguments, message in [
         ({"experiments": []}, "at least one experiment"),
+        ({"experiments": ["switch"]}, "compare takes experiments, .* not 'switch'"),
         ({"seeds": []}, "at least one experiment and one seed"),
         ({"steps": 0}, "steps=0"),
         ({"match": "size"}, "match='size'"),

@@ -29,7 +29,7 @@ def base_url() -> Iterator[str]:
         yield address[0]
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(60)
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,9 @@ CHART_SECONDS = 0.1  # charts are redrawn at most ten times a second
 CANVAS_SECONDS = 1 / 30
 PROBE_SHARE = 0.04  # of the time may go into looking at the probe, however slow the machine
 HELD_OUT_SECONDS = 3.0
+ALONE_SECONDS = (
+    60.0  # a run that nobody has looked at for so long is paused: its page was closed, and the server has others
+)
 CHARTS = {
     "loss": "Loss",
     "load": "Load of each expert over the steps",
@@ -65,6 +68,7 @@ class RoutingLab:
 
     experiment: Experiment
     trainer: LiveTrainer | None = None
+    started_at = 0.0  # when Train was last pressed, on the clock of time.monotonic
 
     def __init__(self, state: RoutingState) -> None:
         self.state, self.safe = state, guarded(state)
@@ -107,6 +111,7 @@ class RoutingLab:
     def train(self) -> None:
         """Begin, or go on."""
         self.state.error = None
+        self.started_at = time.monotonic()
         self._trainer.start()
         self._follow()
 
@@ -189,6 +194,9 @@ class RoutingLab:
 
     def draw(self) -> None:
         """Draw what is due, or everything when the run stands still, because nothing would follow."""
+        if self._trainer.running and self._alone():
+            self.pause()  # which draws everything, for whoever comes back
+            return
         everything, now = not self._trainer.running, time.perf_counter()
         if self.is_map and (everything or self.map.ready):
             self._draw_map()
@@ -202,6 +210,12 @@ class RoutingLab:
             self._draw_charts(everything)
         if everything:
             self._follow()
+
+    def _alone(self) -> bool:
+        """Whether no view has drawn a frame for a minute."""
+        seen = [one.last_acknowledged for one in (*self.charts.values(), self.strip, self.map)]
+        newest = max([self.started_at, *(one for one in seen if one is not None)])
+        return time.monotonic() - newest > ALONE_SECONDS
 
     def _draw_charts(self, everything: bool) -> None:
         run, i = self.experiment, self.state.layer

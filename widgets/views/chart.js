@@ -70,8 +70,8 @@ function compose(frame, template, width) {
   };
 }
 
-const FULL_EVERY = 2500; // ms between full drawings while frames arrive, and up to a second more, so that charts take turns
-const SETTLED = 400; // ms without a frame until plotly draws what was patched
+const FULL_EVERY = 4000; // ms between full drawings while frames arrive, and up to half more, so that charts take turns
+const SETTLED = 1500; // ms without a frame until plotly draws what was patched; a pointer makes it draw at once
 
 function render({ model, el }) {
   const box = make("div", "ge-chart");
@@ -88,7 +88,7 @@ function render({ model, el }) {
   const shown = () => compose(model.get("frame"), model.get("templates")[themeOf(model)], box.clientWidth);
   const drawFully = async (Plotly, figure, key) => {
     await Plotly.react(plot, figure.data, figure.layout, CONFIG);
-    full = { key, until: performance.now() + FULL_EVERY + 1000 * Math.random() };
+    full = { key, until: performance.now() + FULL_EVERY * (1 + Math.random() / 2) };
   };
   const draw = async (frame) => {
     const name = [model.get("label"), frame.summary].filter(Boolean).join(". ");

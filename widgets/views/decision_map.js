@@ -73,21 +73,20 @@ function ground(frame, inks, page) {
 
 /** For each expert with a visible region the cell of its own nearest to its middle: there its number is written. */
 function middles({ experts, H, W }) {
-  const sums = new Map();
-  experts.forEach((e, i) => {
-    if (e === NOBODY) return;
-    const sum = sums.get(e) ?? { n: 0, row: 0, column: 0 };
-    sums.set(e, { n: sum.n + 1, row: sum.row + Math.floor(i / W), column: sum.column + (i % W) });
-  });
-  const best = new Map();
-  experts.forEach((e, i) => {
-    const sum = sums.get(e);
-    if (!sum || sum.n < 0.015 * H * W) return;
-    const [row, column] = [Math.floor(i / W), i % W];
-    const far = (row - sum.row / sum.n) ** 2 + (column - sum.column / sum.n) ** 2;
-    if (!(far >= best.get(e)?.far)) best.set(e, { far, x: (column + 0.5) / W, y: (row + 0.5) / H });
-  });
-  return best;
+  const [count, rows, columns] = [new Float64Array(256), new Float64Array(256), new Float64Array(256)];
+  for (let i = 0; i < H * W; i++) {
+    count[experts[i]]++;
+    rows[experts[i]] += Math.floor(i / W);
+    columns[experts[i]] += i % W;
+  }
+  const [far, best] = [new Float64Array(256).fill(Infinity), new Int32Array(256)];
+  for (let i = 0; i < H * W; i++) {
+    const e = experts[i];
+    const away = (Math.floor(i / W) - rows[e] / count[e]) ** 2 + ((i % W) - columns[e] / count[e]) ** 2;
+    if (away < far[e]) [far[e], best[e]] = [away, i];
+  }
+  const seen = Array.from(count.keys()).filter((e) => e !== NOBODY && count[e] >= 0.015 * H * W);
+  return seen.map((e) => ({ expert: e, x: ((best[e] % W) + 0.5) / W, y: (Math.floor(best[e] / W) + 0.5) / H }));
 }
 
 function render({ model, el }) {
@@ -140,14 +139,31 @@ function render({ model, el }) {
     }
   };
 
+  /** The marks, drawn once and kept until one of them, the size or the theme changes. */
+  const marks = { of: [], canvas: null };
   const drawPoints = (context, area, frame, inks, page) => {
     const points = model.get("points");
     if (!points.count) return;
+    const takers = frame.takers.byteLength ? String(typed(frame.takers, "uint8")) : "";
+    const of = [points, inks, takers, String(frame.bounds), canvas.width, canvas.height];
+    if (of.some((one, i) => one !== marks.of[i])) {
+      marks.of = of;
+      marks.canvas = new OffscreenCanvas(canvas.width, canvas.height);
+      const layer = marks.canvas.getContext("2d");
+      layer.setTransform(context.getTransform());
+      paintPoints(layer, area, frame, points, inks, page);
+    }
+    context.save();
+    context.resetTransform();
+    context.drawImage(marks.canvas, 0, 0);
+    context.restore();
+  };
+
+  const paintPoints = (context, area, frame, points, inks, page) => {
     const [x0, x1, y0, y1] = frame.bounds;
     const [xy, labels] = [typed(points.xy, "float32"), typed(points.labels, "uint8")];
     const takers = frame.takers.byteLength ? typed(frame.takers, "uint8") : labels;
     const r = points.count > 600 ? 2.6 : 3.6;
-    context.save();
     context.beginPath();
     context.rect(area.left, area.top, area.w, area.h);
     context.clip();
@@ -161,7 +177,6 @@ function render({ model, el }) {
       context.fill(path);
       context.stroke(path);
     }
-    context.restore();
   };
 
   const drawNumbers = (context, area, image, page, inks) => {
@@ -171,7 +186,7 @@ function render({ model, el }) {
     context.lineWidth = 4;
     context.strokeStyle = inks.page;
     context.fillStyle = page.ink;
-    for (const [expert, { x, y }] of middles(image)) {
+    for (const { expert, x, y } of middles(image)) {
       const [px, py] = [area.left + x * area.w, area.top + y * area.h];
       context.strokeText(expert, px, py);
       context.fillText(expert, px, py);

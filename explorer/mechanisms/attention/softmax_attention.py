@@ -16,7 +16,8 @@ from explorer.taps import Instrumented
 
 BACKCOPY = {  # the smallest run known to grow a sink: one layer of two heads, copying the last token but one after a trigger
     "task": "bigram-backcopy", "steps": 700, "horizon": 700, "warmup": 50, "learning_rate": 0.01, "batch": 16,
-    "layers": 1, "n_heads": 2, "feed_forward": "none", "tied": False, "attention_scale": 0.16,  # N(0, 0.02) as in GPT-2
+    "layers": 1, "n_heads": 2, "feed_forward": "none", "tied": False,
+    "attention_scale": 0.16,  # N(0, 0.02), as in GPT-2: heads begin silent. At 1 they sink even where there are no triggers
 }  # fmt: skip
 
 
