@@ -1,13 +1,48 @@
 """Gating explorer: see what decides in a neural network which expert, head or layer gets a token, while it decides."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from explorer.catalogue import Claim, Knob, Paper, Spec, build, catalogue, names, spec
+from explorer.errors import ExplorerError
+
+if TYPE_CHECKING:
+    from explorer import metrics
+    from explorer.claims import Verdict, verify
+    from explorer.comparison import compare
+    from explorer.experiment import Experiment, Step
+    from explorer.recorder import record
+    from explorer.recording import Recording
+    from explorer.taps import Instrumented, edit
+
 __version__ = "0.1.0"
 
-from explorer import mechanisms, metrics  # importing the mechanisms fills the catalogue
-from explorer.catalogue import Claim, Knob, Paper, Spec, build, catalogue, names, spec
-from explorer.claims import Verdict, verify
-from explorer.compare import compare
-from explorer.errors import ExplorerError
-from explorer.experiment import Experiment, Step
-from explorer.recorder import record
-from explorer.recording import Recording
-from explorer.taps import Instrumented, edit
+# What needs torch is imported at its first use: the server of a class and `gating-explorer --help` never need it.
+# No public name may also be the name of a module of its own here: importing that module would put it over the name.
+_LAZY = {
+    "Experiment": "experiment", "Instrumented": "taps", "Recording": "recording", "Step": "experiment",
+    "Verdict": "claims", "compare": "comparison", "edit": "taps", "record": "recorder", "verify": "claims",
+}  # fmt: skip
+_MODULES = (
+    "claims", "experiment", "kernels", "mechanisms", "metrics", "models", "recording", "taps", "tasks", "training",
+)  # fmt: skip
+
+__all__ = [
+    "Claim", "Experiment", "ExplorerError", "Instrumented", "Knob", "Paper", "Recording", "Spec", "Step", "Verdict", "build",
+    "catalogue", "compare", "edit", "metrics", "names", "record", "spec", "verify",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(import_module(f"explorer.{_LAZY[name]}"), name)
+    elif name in _MODULES:
+        value = import_module(f"explorer.{name}")
+    else:
+        raise AttributeError(f"module 'explorer' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY, *_MODULES})

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from torch import nn
-
 from explorer.errors import BadValue, unknown
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
 
 FAMILIES = ("routing", "attention", "mixing", "depth", "conversion", "adapters", "estimation", "serving")
 SLOTS = ("router", "attention", "feed-forward")  # the socket of a host that a mechanism fills
@@ -139,7 +138,7 @@ class Spec:
     pitfalls: tuple[str, ...]
     reference: str  # the independent implementation that the tests compare with
     claims: tuple[Claim, ...]
-    cls: type[nn.Module]
+    cls: "type[nn.Module]"
 
     @property
     def source(self) -> str:
@@ -163,13 +162,15 @@ class Spec:
 
 
 _SPECS: dict[str, Spec] = {}
-Module = TypeVar("Module", bound=type[nn.Module])
+Module = TypeVar("Module", bound="type[nn.Module]")
 
 
 def mechanism(name: str, **card: Any) -> Callable[[Module], Module]:
     """Class decorator that puts a mechanism into the catalogue; `card` holds the other fields of its Spec."""
 
     def register(cls: Module) -> Module:
+        if not cls.__module__.startswith("explorer."):
+            _cards()  # a mechanism of the user's comes after ours
         spec = Spec(name=name, cls=cls, **{"claims": (), **card})
         if name in _SPECS:
             raise BadValue(f"two mechanisms are called {name!r}: {_SPECS[name].cls.__name__} and {cls.__name__}")
@@ -193,21 +194,29 @@ def mechanism(name: str, **card: Any) -> Callable[[Module], Module]:
     return register
 
 
+def _cards() -> dict[str, Spec]:
+    """All cards, in reading order; the first call imports the mechanisms, and torch with them."""
+    import explorer.mechanisms  # noqa: F401
+
+    return _SPECS
+
+
 def names(family: str | None = None) -> list[str]:
     """The names of all mechanisms, or of one family, in reading order."""
     if family is not None and family not in FAMILIES:
         raise unknown("family", family, FAMILIES)
-    return [name for name, one in _SPECS.items() if family in (None, one.family)]
+    return [name for name, one in _cards().items() if family in (None, one.family)]
 
 
 def spec(name: str) -> Spec:
     """The card of a mechanism."""
-    if name not in _SPECS:
-        raise unknown("mechanism", name, _SPECS)
-    return _SPECS[name]
+    cards = _cards()
+    if name not in cards:
+        raise unknown("mechanism", name, cards)
+    return cards[name]
 
 
-def build(name: str, *, d_model: int = 64, **knobs: Any) -> nn.Module:
+def build(name: str, *, d_model: int = 64, **knobs: Any) -> "nn.Module":
     """A fresh mechanism of width `d_model`; knobs not given have the paper's defaults."""
     card = spec(name)
     if isinstance(d_model, bool) or not isinstance(d_model, int) or d_model < 1:
@@ -221,6 +230,6 @@ def catalogue() -> "pd.DataFrame":
 
     rows = [
         (s.name, s.family, s.title, s.paper.year, s.paper.arxiv, s.lab, s.reference, len(s.claims))
-        for s in _SPECS.values()
+        for s in _cards().values()
     ]
     return pd.DataFrame(rows, columns=["name", "family", "title", "year", "arxiv", "lab", "reference", "claims"])

@@ -1,7 +1,7 @@
 """The command line: gating-explorer serve | lab | list | train | verify | bench.
 
-Nothing here imports torch before a command needs it, so that --help and a mistyped option answer at once. What goes wrong
-is one sentence on stderr; results go to stdout, progress to stderr.
+Nothing here imports torch before a command needs it, so that --help and a mistyped option answer at once. Results go to
+stdout, progress to stderr, and what goes wrong is one sentence there.
 """
 
 import io
@@ -89,7 +89,7 @@ def _forget_unwritable_output() -> None:
 
 
 def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command whose help is its docstring; the lines of a paragraph are joined, so that a terminal breaks them anew."""
+    """A command whose help is its docstring; a paragraph's lines are joined, so that a terminal breaks them anew."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         paragraphs = (function.__doc__ or "").split("\n\n")
@@ -124,7 +124,7 @@ def options(
     """Holds the options that stand before a command; `main` takes --debug out wherever it stands."""
 
 
-# -- pages ---------------------------------------------------------------------------------------------------------------
+# -- pages -------------------------------------------------------------------------------------------------------------
 
 Browser = Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page where there is a browser.")]
 Host = Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")]
@@ -170,7 +170,7 @@ def lab(
     raise typer.Exit(serving.lab(port, browser, base_url, token, host))
 
 
-# -- catalogue -----------------------------------------------------------------------------------------------------------
+# -- catalogue ---------------------------------------------------------------------------------------------------------
 
 
 @command("list")
@@ -229,7 +229,7 @@ def _range(knob: "Knob") -> str:
     return knob.range_in_words() if knob.choices is None else " or ".join(map(str, knob.choices))
 
 
-# -- training ------------------------------------------------------------------------------------------------------------
+# -- training ----------------------------------------------------------------------------------------------------------
 
 
 @command("train")
@@ -260,7 +260,7 @@ def train(
 ) -> None:
     """Train a tiny model with one mechanism in it, and record every decision it makes.
 
-    Example: gating-explorer train topk-softmax --task clusters --steps 400 --set k=1 --set n_experts=4 -o run.safetensors
+    Example: gating-explorer train topk-softmax --task clusters --set k=1 --steps 400 -o run.safetensors
 
     Knobs and their ranges: gating-explorer list NAME. Ctrl-C stops after the step under way, saves what was recorded
     so far and ends with exit code 130; a second Ctrl-C stops at once and saves nothing.
@@ -312,7 +312,7 @@ def _assignments(given: list[str]) -> list[tuple[str, str]]:
 
 
 def _typed(card: "Spec", name: str, text: str) -> Any:
-    """The value of a knob as its choices or its default have it; what is not of its type goes on, to be refused by name."""
+    """The value of a knob as its choices or its default have it; what is of another type is refused later, by name."""
     from explorer.assembly import SETTINGS
     from explorer.errors import BadValue, unknown
 
@@ -354,7 +354,7 @@ def _task(name: str, paths: list[str]) -> Any:
 
 
 class Patience:
-    """While inside, Ctrl-C (or SIGTERM) is only noted, so that a step is never cut in two; the second one interrupts."""
+    """While inside, Ctrl-C (or SIGTERM) is only noted, so that no step is cut in two; the second one interrupts."""
 
     signal = 0
 
@@ -473,7 +473,7 @@ def _balance(seen: Any) -> Iterator[tuple[str, str]]:
         yield "" if i else "balance", f"MaxVio {metrics.max_violation(counts):.2f} in {layer} ({scale})"
 
 
-# -- claims --------------------------------------------------------------------------------------------------------------
+# -- claims ------------------------------------------------------------------------------------------------------------
 
 SYMBOLS = {"holds": "✓ holds", "not seen": "✗ not seen", "reported": "· reported"}
 
@@ -588,7 +588,7 @@ def _save_verdicts(verdicts: Sequence["Verdict"], path: Path) -> None:
     typer.echo(f"the table is saved in {path}", err=True)
 
 
-# -- speed ---------------------------------------------------------------------------------------------------------------
+# -- speed -------------------------------------------------------------------------------------------------------------
 
 
 @command("bench")
@@ -610,7 +610,7 @@ def bench(
     raise typer.Exit(done.returncode if done.returncode >= 0 else 1)
 
 
-# -- what commands share -------------------------------------------------------------------------------------------------
+# -- what commands share -----------------------------------------------------------------------------------------------
 
 
 def _show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -58,7 +58,7 @@ def save(recording: "Recording", path: Any) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary neighbour to write to, which takes the place of `path` at the end, or vanishes after an error or Ctrl-C.
+    """A temporary neighbour to write to, which takes the place of `path` at the end, or vanishes on an error or Ctrl-C.
 
     A link is followed. A device is refused: root may rename a file over /dev/null, and the machine has none any more.
     """

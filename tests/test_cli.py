@@ -48,7 +48,7 @@ def program(*arguments: str, **settings: Any) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, **settings)
 
 
-# -- help ----------------------------------------------------------------------------------------------------------------
+# -- help --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -87,7 +87,7 @@ def test_the_version(run: Run) -> None:
     assert re.fullmatch(r"gating-explorer \d+\.\d+\.\d+ \(torch .+\)\n", run("--version")[1])
 
 
-# -- what can go wrong ---------------------------------------------------------------------------------------------------
+# -- what can go wrong -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_output_to_a_full_disk_is_one_sentence() -> None:
     assert process.returncode == 1
 
 
-# -- list ----------------------------------------------------------------------------------------------------------------
+# -- list --------------------------------------------------------------------------------------------------------------
 
 
 def test_the_catalogue_is_a_table(run: Run) -> None:
@@ -205,7 +205,7 @@ def test_a_card_shows_what_can_be_set(run: Run) -> None:
     assert re.search(r"learning_rate +host +0\.003 +a number of at least 0", shown)
 
 
-# -- train ---------------------------------------------------------------------------------------------------------------
+# -- train -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_is_recorded(run: Run, tmp_path: Path) -> None:
@@ -378,17 +378,17 @@ def test_ctrl_c_in_a_terminal(tmp_path: Path) -> None:
     assert recording.step >= 0 and not math.isnan(recording.loads()["load"].sum())
 
 
-# -- verify --------------------------------------------------------------------------------------------------------------
+# -- verify ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def tiny_claims(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The claims of `switch` replaced by three that take a moment: one that holds, one that is not seen, one not judged."""
+    """Three claims that take a moment: one that holds, one that is not seen, one that is not judged."""
     common: dict[str, Any] = {"source": "Table 1", "reported": "0.5", "metric": "held_out_loss"}
     setup = {"task": "clusters", "steps": 2}
     tiny = (
-        Claim("learns", "It learns.", threshold=2.0, control={"learning_rate": 0}, control_is="it must not", setup=setup,
-              effect="ratio", **common),
+        Claim("learns", "It learns.", threshold=2.0, control={"learning_rate": 0}, control_is="it must not",
+              setup=setup, effect="ratio", **common),
         Claim("solves", "It solves it.", threshold=0.001, setup=setup, effect="ratio", control={"k": 2}, **common),
         Claim("is", "It is.", threshold=None, setup=setup, **common),
     )  # fmt: skip
@@ -427,7 +427,7 @@ def test_a_terminal_without_the_signs_gets_the_table(monkeypatch: pytest.MonkeyP
     assert out.buffer.getvalue().endswith(b"? holds\n")  # type: ignore[attr-defined]
 
 
-# -- pages and benchmarks ------------------------------------------------------------------------------------------------
+# -- pages and benchmarks ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["serve", "lab"])

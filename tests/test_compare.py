@@ -8,7 +8,7 @@ import torch
 
 from explorer import parallel
 from explorer.catalogue import _SPECS, Paper, mechanism
-from explorer.compare import compare
+from explorer.comparison import compare
 from explorer.errors import BadValue, ExplorerError, UnknownName
 from explorer.experiment import Experiment
 from explorer.parallel import in_parallel
