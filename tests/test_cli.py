@@ -25,7 +25,7 @@ from explorer.catalogue import _SPECS, Claim
 from explorer.experiment import Experiment
 
 Run = Callable[..., tuple[int, str, str]]
-ROOT = Path(cli.__file__).resolve().parent.parent
+ROOT = Path(cli.__file__).resolve().parents[2]
 COMMANDS = ("serve", "lab", "list", "train", "verify", "bench")
 TINY = ("train", "topk-softmax", "--task", "clusters", "--steps", "3")
 

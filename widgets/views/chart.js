@@ -72,6 +72,7 @@ function compose(frame, template, width) {
 
 const FULL_EVERY = 4000; // ms between full drawings while frames arrive, and up to half more, so that charts take turns
 const SETTLED = 1500; // ms without a frame until plotly draws what was patched; a pointer makes it draw at once
+const SOONEST = 1000; // ms between full drawings when names or ranges change; a third of it under the pointer
 
 function render({ model, el }) {
   const box = make("div", "ge-chart");
@@ -81,14 +82,22 @@ function render({ model, el }) {
   box.append(plot);
   el.append(box);
   let loaded; // the promise of plotly.js that drew here, for the clean-up
-  let full = { key: "", until: 0 }; // what plotly drew last, and how long it may be patched
+  let full = { look: "", key: "", at: 0, until: 0 }; // what plotly drew last, when, and how long it may be patched
   let hovered = false;
   let settling = 0;
 
   const shown = () => compose(model.get("frame"), model.get("templates")[themeOf(model)], box.clientWidth);
-  const drawFully = async (Plotly, figure, key) => {
+  const drawFully = async (Plotly, figure, look, key) => {
     await Plotly.react(plot, figure.data, figure.layout, CONFIG);
-    full = { key, until: performance.now() + FULL_EVERY * (1 + Math.random() / 2) };
+    const at = performance.now();
+    full = { look, key, at, until: at + FULL_EVERY * (1 + Math.random() / 2) };
+  };
+  /** How long the drawing may stay as patch() can make it, in ms; 0: plotly has to draw now. */
+  const patchFor = (figure, look, key) => {
+    const [now, soonest] = [performance.now(), hovered ? SOONEST / 3 : SOONEST];
+    if (look !== full.look || now > full.until) return 0;
+    if (key === full.key && !hovered && patch(plot, figure)) return SETTLED;
+    return now < full.at + soonest && patch(plot, figure, true) ? soonest : 0;
   };
   const draw = async (frame) => {
     const name = [model.get("label"), frame.summary].filter(Boolean).join(". ");
@@ -99,12 +108,13 @@ function render({ model, el }) {
       throw error;
     });
     const figure = shown();
-    const key = [themeOf(model), box.clientWidth, skeleton(frame.figure)].join();
+    const look = [themeOf(model), box.clientWidth, figure.layout.height].join();
+    const key = skeleton(frame.figure);
     box.style.minHeight = `${figure.layout.height}px`;
     clearTimeout(settling);
-    const patched = key === full.key && !hovered && performance.now() < full.until && patch(plot, figure);
-    if (patched) settling = setTimeout(refresh, SETTLED);
-    else await drawFully(Plotly, figure, key);
+    const patched = patchFor(figure, look, key);
+    if (patched) settling = setTimeout(refresh, patched);
+    else await drawFully(Plotly, figure, look, key);
     plot.dataset.frame = frame.number;
   };
   const { ask, stop } = follow(model, box, draw);

@@ -1,7 +1,7 @@
 // Between two full drawings by plotly a chart is patched: when only numbers changed, the lines, cells and title that
 // plotly drew get their new shape directly. A full drawing of one chart takes 20 to 60 ms of a small machine's core, a
-// patch about one; six charts eight times a second leave the training its core only so. Whatever is not exactly what
-// plotly drew last time (another trace, name, range, number of lines) makes patch() return false, and plotly draws.
+// patch about two; six charts eight times a second leave the training its core only so. Where the figure is no longer
+// the one that plotly drew (other traces, other axes, another number of cells or lines), patch() returns false.
 
 /** All of a figure but its numbers and its heading, as text: while it stays the same, a drawing may be patched. */
 function skeleton(figure) {
@@ -12,14 +12,17 @@ function skeleton(figure) {
   });
 }
 
-/** Whether the drawing was brought up to date; plot is plotly's element, figure what plotly would be given. */
-function patch(plot, { data, layout }) {
+/**
+ * Whether the drawing was brought up to date; plot is plotly's element, figure what plotly would be given. Lines that
+ * leave the axes make it false, unless it may be loose: then they are cut at the edge until plotly draws next.
+ */
+function patch(plot, { data, layout }, loose = false) {
   if (plot._fullData?.length !== data.length) return false;
   const parts = data.map((trace, i) => {
     const drawn = plot._fullData[i];
     if (trace.type !== drawn.type || (trace.xaxis ?? "x") !== "x") return null;
     if (trace.type === "heatmap") return data.length === 1 ? cellsOf(plot, trace, drawn) : null;
-    return trace.type === "scatter" ? lineOf(plot, trace, drawn, i, layout) : null;
+    return trace.type === "scatter" ? lineOf(plot, trace, drawn, i, loose ? null : layout) : null;
   });
   parts.push(headingOf(plot, layout.title?.text ?? ""));
   if (parts.some((part) => !part)) return false;
@@ -31,7 +34,9 @@ const nothing = () => {};
 const same = (a, b) => a?.length === b?.length && Array.prototype.every.call(a ?? [], (value, i) => Object.is(value, b[i]));
 
 /** The ends of an axis, or no ends if the reader zoomed: then lines may leave the picture. */
-function ends(axis, asked) {
+function ends(axis, layout, name) {
+  if (!layout) return [-Infinity, Infinity];
+  const asked = layout[name];
   const zoomed = asked?.range ? !same(axis.range, asked.range) : axis.autorange === false;
   return zoomed ? [-Infinity, Infinity] : [Math.min(...axis.range), Math.max(...axis.range)];
 }
@@ -39,11 +44,12 @@ function ends(axis, asked) {
 function lineOf(plot, trace, drawn, i, layout) {
   const { xaxis, yaxis } = plot._fullLayout;
   if (drawn.visible === "legendonly") return nothing;
-  if (xaxis.type !== "linear" || yaxis.type !== "linear" || !trace.mode?.includes("lines")) return null;
+  if (xaxis.type !== "linear" || yaxis.type !== "linear") return null;
+  if (trace.mode !== plot.data[i].mode || !trace.mode?.includes("lines")) return null;
   if (trace.mode !== "lines") return same(trace.x, plot.data[i].x) && same(trace.y, plot.data[i].y) ? nothing : null;
   const paths = plot.querySelectorAll(`.trace${drawn.uid} .js-line`);
   if (paths.length !== 1) return null;
-  const [[left, right], [low, high]] = [ends(xaxis, layout.xaxis), ends(yaxis, layout.yaxis)];
+  const [[left, right], [low, high]] = [ends(xaxis, layout, "xaxis"), ends(yaxis, layout, "yaxis")];
   let path = "";
   let pen = "M";
   for (let n = 0; n < trace.x.length; n++) {
@@ -89,6 +95,7 @@ function cellsOf(plot, trace, drawn) {
   if (images.length !== 1 || xaxis.autorange === false || yaxis.autorange === false || trace.zmax === undefined) return null;
   if (trace.texttemplate && (!format || labels.length !== known)) return null;
   const [height, width] = [trace.z.length, trace.z[0].length];
+  if (plot.data[0].z.length !== height || plot.data[0].z[0].length !== width) return null;
   const colours = coloursOf(drawn.colorscale);
   const down = yaxis.range[0] > yaxis.range[1];
   return () => {

@@ -1,0 +1,55 @@
+"""What the commands share: a file to write, a line of progress, a table."""
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+
+def free_target(path: Path, force: bool) -> Path:
+    """The file to write at the end, checked at the beginning: an hour of training must not end with a wrong path."""
+    from explorer.errors import BadValue
+
+    path = path.expanduser()
+    folder = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(folder):
+        raise BadValue(f"cannot write {str(path)!r}: there is no folder {folder!r}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BadValue(f"cannot write {str(path)!r}: the folder {folder!r} is not yours to write to")
+    if path.exists() and not path.is_file():
+        raise BadValue(f"cannot write {str(path)!r}: it is a {'folder' if path.is_dir() else 'device'}, not a file")
+    if path.exists() and not force:
+        raise BadValue(f"{str(path)!r} exists already; choose another name, or replace it with --force")
+    return path
+
+
+def say(line: str) -> None:
+    """A line of progress, at once, on stderr."""
+    with suppress(OSError):  # a closed pipe must not end the training
+        print(line, file=sys.stderr, flush=True)
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """As wide as the terminal; into a file or a pipe as wide as it needs, so that no line is broken."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 1000
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    least = [_least_width(cells) for cells in zip(columns, *rows, strict=True)]
+    fits = sum(least) + 2 * len(least) <= console.width  # rich cuts off what does not, and half a number is a wrong one
+    for column, width in zip(columns, least, strict=True):
+        table.add_column(column, overflow="fold", min_width=width if fits else None)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _least_width(cells: Sequence[str]) -> int:
+    """Of a column: short cells stay whole, long ones are broken between words."""
+    longest = max(map(len, cells))
+    return longest if longest <= 12 else min(12, max(len(word) for cell in cells for word in [*cell.split(), ""]))
