@@ -52,7 +52,7 @@ class Verdict:
     why: str  # the reason for the threshold
     holds: bool | None
     seeds: tuple[int, ...]
-    seconds: float  # of computing, on one core; runs shared with other claims are counted in each
+    seconds: float  # of processor time; runs shared with other claims are counted in each
 
     @property
     def word(self) -> str:
@@ -228,7 +228,7 @@ def _task(given: Any) -> Any:
 
 def perform(trial: Trial, looks: Mapping[Look, str]) -> tuple[dict[Look, float], float]:
     """({look: what it read}, seconds) of one run; `looks` says which claim wants each, for the message of an error."""
-    began = time.perf_counter()
+    began = time.process_time()
     with naming(f"{next(iter(looks.values()))}, {trial.mechanism} with seed {trial.seed}"):
         experiment = Experiment(trial.mechanism, task=trial.task, seed=trial.seed, watch=None, **dict(trial.knobs))
         moments = {moment for look in looks for moment in reading(look.metric).moments}
@@ -237,17 +237,17 @@ def perform(trial: Trial, looks: Mapping[Look, str]) -> tuple[dict[Look, float],
     for look, wanted_by in looks.items():
         with naming(f"{wanted_by}, {trial.mechanism} with seed {trial.seed}"):
             seen[look] = reading(look.metric)(Run(experiment.fork(**dict(look.after))) if look.after else run)
-    return seen, time.perf_counter() - began
+    return seen, time.process_time() - began
 
 
 def _measured(
     mechanism: str, claim: str, measure: Callable[[int], tuple[float, float]], seed: int
 ) -> tuple[tuple[float, float], float]:
-    began = time.perf_counter()
+    began = time.process_time()
     with naming(f"{mechanism}: claim {claim!r} with seed {seed}"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         value, baseline = measure(seed)
-    return (float(value), float(baseline)), time.perf_counter() - began
+    return (float(value), float(baseline)), time.process_time() - began
 
 
 def _call(work: Callable[[], Any]) -> Any:
@@ -264,8 +264,8 @@ def _short(number: float) -> str:
 def _effect_in_words(verdict: Verdict) -> str:
     """The mean and, where the seeds differ, the smallest and the largest: 0.17x (0.05 to 0.31)."""
     form = {"ratio": "{:.3g}x", "difference": "{:+.3g}"}.get(verdict.kind, "{:.3g}").format
-    low, high = min(verdict.spread), max(verdict.spread)
-    return form(verdict.effect) + (f" ({form(low)} to {form(high)})" if low != high else "")
+    low, high = form(min(verdict.spread)), form(max(verdict.spread))
+    return form(verdict.effect) + (f" ({low} to {high})" if low != high else "")
 
 
 def _asked(verdict: Verdict) -> str:

@@ -3,8 +3,9 @@
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from explorer.recorder import Recorder, record
 from explorer.recording import Recording
 from explorer.tasks import Batch
 from explorer.tasks import task as find_task
+from explorer.taps import instrumented
 from explorer.training.adamw import AdamW
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ class Experiment:
         self._rng = _fresh_rng(seed)
         with self._own_randomness():
             self.model = assemble(self.spec, self.knobs, self.settings, self.data).to(self.device)
+        self._instrumented = list(instrumented(self.model).values())
         self.optimizer = AdamW(groups(self.model, self.settings), betas=(0.9, 0.99))
         self.step = 0
         self._history: list[tuple[int, float, float, float]] = []
@@ -106,10 +109,11 @@ class Experiment:
         size = self.settings["batch"] * (POINTS if self.data.kind == "vectors" else 1)
         batch = self._to_device(self.data.batch(self.step, size))
         with self._own_randomness():
-            self.model.train()
+            if not self.model.training:
+                self.model.train()
             outputs = self.model(batch.inputs)
         loss = self.data.loss(outputs, batch)
-        auxiliary = auxiliary_loss(self.model)
+        auxiliary = auxiliary_loss(self._instrumented)
         (loss if auxiliary is None else loss + auxiliary).backward()
         norm = self.optimizer.gradient_norm()
         value, norm_value = loss.item(), norm.item()
@@ -171,7 +175,8 @@ class Experiment:
     def fork(self, **changes: Any) -> "Experiment":
         """A copy of the run at this step, with its own model, optimizer, randomness and recording, and live knobs changed."""
         twin = copy.copy(self)
-        twin.model, twin.optimizer = copy.deepcopy((self.model, self.optimizer))
+        own = self.model, self.optimizer, self._instrumented
+        twin.model, twin.optimizer, twin._instrumented = copy.deepcopy(own)
         twin.knobs, twin.settings, twin.given = dict(self.knobs), dict(self.settings), dict(self.given)
         twin._rng, twin._history = self._rng.clone(), list(self._history)
         if self.recorder is not None:
@@ -258,7 +263,7 @@ def _fresh_rng(seed: int) -> Tensor:
     return torch.Generator().manual_seed(seed).get_state()
 
 
-def auxiliary_loss(model: nn.Module) -> Tensor | None:
-    """The sum of the losses that mechanisms have of their own, over all layers; None where there is none."""
-    own: list[Any] = [m.auxiliary for m in model.modules() if getattr(m, "auxiliary", None) is not None]
-    return torch.stack(own).sum() if own else None
+def auxiliary_loss(modules: Iterable[nn.Module]) -> Tensor | None:
+    """The sum of the losses that mechanisms have of their own; None where there is none."""
+    own = [module.auxiliary for module in modules if getattr(module, "auxiliary", None) is not None]
+    return reduce(torch.add, own) if own else None

@@ -44,7 +44,7 @@ class Recorder:
         self.heard: list[tuple[str, str, Tensor]] = []
         self.listeners = {path: Listener(frozenset(), self.heard) for path in self.chosen}
         self.next_step = start_step
-        self.muted = False
+        self.muted, self._cadence = False, -1
         self._listen()
 
     def _due(self) -> tuple[bool, bool]:
@@ -54,9 +54,12 @@ class Recorder:
 
     def _listen(self) -> None:
         record, tensors = self._due()
-        for path, taps in self.chosen.items():
-            cheap = [tap for tap in taps if tap in ("index", "probs", *GATES)]
-            self.listeners[path].wanted = frozenset(() if self.muted or not record else taps if tensors else cheap)
+        cadence = 0 if self.muted or not record else 2 if tensors else 1
+        if cadence != self._cadence:
+            self._cadence = cadence
+            for path, taps in self.chosen.items():
+                cheap = [tap for tap in taps if tap in ("index", "probs", *GATES)]
+                self.listeners[path].wanted = frozenset(((), cheap, taps)[cadence])
 
     def routers(self) -> list[str]:
         """The paths of the watched modules that choose, in the order of the model."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from explorer import metrics
 from explorer import recording_tables as tables
 from explorer.errors import RecordingError, unknown
+from explorer.summaries import Waiting
 from explorer.taps import full_name
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Recording:
         self.series: dict[str, dict[str, Series]] = {"loads": {}, "gates": {}, "routing": {}, "attention": {}}
         self._kept: deque[tuple[int, dict[str, Tensor]]] = deque(maxlen=keep)
         self._bytes = 0
+        self._waiting: dict[str, Waiting] = {}  # routers whose newest steps are not summed up yet
         self._settle: Callable[[], None] | None = None  # of the recorder that is still listening
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -88,6 +90,7 @@ class Recording:
 
     def layers(self) -> list[str]:
         """The layers that route."""
+        self.settle()
         return list(self.series["loads"])
 
     def counts(self, layer: str) -> tuple[Tensor, Tensor]:
@@ -130,6 +133,8 @@ class Recording:
         """Take in what a recorder that is still listening has heard so far; every reader does this first."""
         if self._settle is not None:
             self._settle()
+        for path in self._waiting:
+            self._sum_up(path)
 
     def annotate(self, name: str, axes: str, value: Tensor, step: int) -> None:
         """Put a tensor that no tap shows (the labels of a batch, say) beside the tensors of `step`, if those are held."""
@@ -176,12 +181,10 @@ class Recording:
         for name, value in named.items():
             path, tap = name.rsplit("/", 1)
             if tap == "index":
-                self._load(step, path, value)
+                self._wait(step, path, value, named.get(full_name(path, "probs")))
             elif tap in GATES:
                 gate = value.float()
                 self._summarise("gates", name, step, gate.mean(), gate.std(correction=0), (gate < 0.1).float().mean())
-            elif tap == "probs" and full_name(path, "index") in named:
-                self._routing(step, path, value, named[full_name(path, "index")])
             elif tap == "first":
                 entropy = named.get(full_name(path, "entropy"), torch.full_like(value, torch.nan))
                 row = torch.cat(
@@ -201,16 +204,16 @@ class Recording:
             series = self.series[table][name] = Series(len(row))
         series.append(row)
 
-    def _load(self, step: int, path: str, index: Tensor) -> None:
-        E = self.header["experts"].get(path)
-        flat = index.reshape(-1) + 1
-        counts = torch.bincount(flat, minlength=(E or int(index.max()) + 1) + 1).cpu()
-        self._append("loads", path, torch.cat([torch.tensor([step]), counts]).double())
+    def _wait(self, step: int, path: str, index: Tensor, probs: Tensor | None) -> None:
+        waiting = self._waiting.setdefault(path, Waiting())
+        if not waiting.takes(index, probs):
+            self._sum_up(path)
+        waiting.add(step, index, probs)
 
-    def _routing(self, step: int, path: str, probs: Tensor, index: Tensor) -> None:
-        k = max(1, min(int(index.shape[-1]), probs.shape[-1] - 1))
-        margin = metrics.margin(probs, k).mean() if probs.shape[-1] > 1 else torch.tensor(torch.nan)
-        self._summarise("routing", path, step, metrics.token_entropy(probs), margin, (index < 0).float().mean())
+    def _sum_up(self, path: str) -> None:
+        for table, rows in self._waiting[path].rows(self.header["experts"].get(path)).items():
+            for row in rows:
+                self._append(table, path, row)
 
     def _keep(self, step: int, named: dict[str, Tensor]) -> None:
         kept = {name: value.to("cpu", copy=True) for name, value in named.items()}

@@ -27,13 +27,14 @@ def row_shares(scores: Tensor) -> tuple[Tensor, Tensor]:
     return scores / torch.where(some, mass, torch.ones_like(mass)), some.squeeze(-1)
 
 
-def token_entropy(probs: Tensor) -> Tensor:
+def token_entropy(probs: Tensor, keep: int = 0) -> Tensor:
     """Normalised token entropy H_tok = mean over tokens of (-sum_e p_e ln p_e) / ln E.
 
     probs: (..., E) the router's distribution over experts for each token, before top-k (B T E). Each row is first
         renormalised to sum to one: no change for probabilities, a proxy distribution for independent (sigmoid, ReLU)
         scores, which must not be negative. A row of zeros has no distribution and is left out.
-    Returns a scalar. 0: every token is certain of one expert; 1: every token finds all experts equally good. Read it
+    keep: so many leading axes are not averaged over (S B T E with keep=1: one number a step).
+    Returns a scalar, or the kept axes. 0: every token is certain of one expert; 1: every token finds all experts equally good. Read it
     beside the load entropy: low here and high there is healthy, both low is collapse, both high no specialisation.
     With one expert there is nothing to decide: 0. NaN if there is no token, or if any score is NaN.
     Source: the routing entropy of MoE analyses; as a loss, the local entropy of LIMoE, arXiv 2206.02770.
@@ -41,7 +42,7 @@ def token_entropy(probs: Tensor) -> Tensor:
     need_last("probs", probs, "E")
     shares, some = row_shares(probs)
     entropy = shannon(shares) / math.log(max(shares.shape[-1], 2))
-    return torch.where(some, entropy, 0.0).sum() / some.sum()
+    return torch.where(some, entropy, 0.0).flatten(keep).sum(-1) / some.flatten(keep).sum(-1)
 
 
 def margin(scores: Tensor, k: int = 1) -> Tensor:

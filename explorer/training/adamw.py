@@ -18,12 +18,13 @@ class Group:
     weight_decay: float = 0.0
     first: list[Tensor] = field(default_factory=list)  # running mean of the gradient
     second: list[Tensor] = field(default_factory=list)  # running mean of its square
-    steps: list[Tensor] = field(default_factory=list)
+    steps: list[Tensor] = field(default_factory=list)  # how many each parameter has taken: views of `taken`
 
     def __post_init__(self) -> None:
         self.first = [torch.zeros_like(p) for p in self.params]
         self.second = [torch.zeros_like(p) for p in self.params]
-        self.steps = [torch.zeros((), dtype=torch.float32, device=p.device) for p in self.params]
+        self.taken = torch.zeros(len(self.params), dtype=torch.float32, device=self.params[0].device)
+        self.steps = list(self.taken.unbind())
 
 
 class AdamW:
@@ -48,7 +49,10 @@ class AdamW:
             if gradient_scale != 1.0:
                 torch._foreach_mul_(grads, gradient_scale)
             steps = [group.steps[i] for i in have]
-            torch._foreach_add_(steps, 1.0)
+            if len(have) == len(group.params):
+                group.taken += 1  # one operation instead of one a parameter
+            else:
+                torch._foreach_add_(steps, 1.0)
             torch._fused_adamw_(
                 params, grads, [group.first[i] for i in have], [group.second[i] for i in have], [], steps,
                 lr=learning_rate * group.scale, beta1=self.betas[0], beta2=self.betas[1],

@@ -150,6 +150,8 @@ def what_to_look_at(experiment: Experiment, now: Tensor) -> str:
             "stay near the dashed fair share, or do a few experts take everything?"
         )
     fair = 1 / now.shape[1]
+    if float(now.max()) < 1.1 * fair:
+        return "Every expert gets about its fair share of the tokens, in every layer."
     layer = int(now.max(1).values.argmax())
     top, dead = float(now[layer].max()), int((now < 0.01 * fair).sum())
     where = short_layer(experiment.recording.layers()[layer])

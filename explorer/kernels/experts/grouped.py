@@ -13,18 +13,17 @@ def grouped_mm(
 ) -> Tensor:
     """As reference.loop, in O(1) kernels instead of O(E); one synchronisation where slots may be empty."""
     K, E = index_NK.shape[1], len(up_EDG)
-    flat = index_NK.reshape(-1)
-    order = flat.argsort(stable=True)  # empty slots (-1) come first
-    ends = torch.searchsorted(flat[order], torch.arange(E, device=flat.device), right=True)
-    empty = len(flat) - int((flat >= 0).sum())
+    expert, order = index_NK.reshape(-1).sort(stable=True)  # empty slots (-1) come first
+    ends = torch.searchsorted(expert, torch.arange(-1, E, device=expert.device), right=True, out_int32=True)
+    empty, offsets = int(ends[0]), ends[1:]
     if empty:
-        order, ends = order[empty:], ends - empty
+        order, offsets = order[empty:], offsets - empty
     if not len(order):  # no rows to group; the loop's zeros have a gradient, as the output of any other batch
         return loop(x_ND, index_NK, weights_NK, up_EDG, down_EFD, activation)
-    token, offsets = order // K, ends.to(torch.int32)
-    hidden = activate(F.grouped_mm(x_ND[token], up_EDG, offs=offsets), activation)
+    token = order // K  # index_select below: its gradient is faster than that of x_ND[token]
+    hidden = activate(F.grouped_mm(x_ND.index_select(0, token), up_EDG, offs=offsets), activation)
     out = hidden if down_EFD is None else F.grouped_mm(hidden, down_EFD, offs=offsets)
-    out = out * weights_NK.reshape(-1)[order, None]
+    out = out * weights_NK.reshape(-1).index_select(0, order)[:, None]
     return out.new_zeros(len(x_ND), out.shape[1]).index_add(0, token, out)
 
 
