@@ -109,13 +109,11 @@ def _other(name: str, slot: str, d_model: int, known: dict[str, Any]) -> nn.Modu
 def groups(model: nn.Module, settings: dict[str, Any]) -> list[Group]:
     """Parameter groups: routers apart (their own rate), norms and single vectors without weight decay."""
     routers = {id(p) for m in model.modules() if isinstance(m, MixtureOfExperts) for p in m.router.parameters()}
-    sorted_: dict[tuple[bool, bool], list[Tensor]] = {}
+    alike: dict[tuple[float, float], list[Tensor]] = {}
     for p in model.parameters():
-        sorted_.setdefault((id(p) in routers, p.ndim > 1), []).append(p)
-    return [
-        Group(params, settings["router_rate"] if router else 1.0, settings["weight_decay"] if matrix else 0.0)
-        for (router, matrix), params in sorted_.items()
-    ]
+        scale = settings["router_rate"] if id(p) in routers else 1.0
+        alike.setdefault((scale, settings["weight_decay"] if p.ndim > 1 else 0.0), []).append(p)
+    return [Group(params, scale, decay) for (scale, decay), params in alike.items()]
 
 
 DEFAULTS = {

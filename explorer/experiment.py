@@ -17,9 +17,9 @@ from explorer.counting import Count, count
 from explorer.errors import BadValue, Diverged, unknown
 from explorer.recorder import Recorder, record
 from explorer.recording import Recording
+from explorer.taps import instrumented
 from explorer.tasks import Batch
 from explorer.tasks import task as find_task
-from explorer.taps import instrumented
 from explorer.training.adamw import AdamW
 
 if TYPE_CHECKING:
@@ -265,5 +265,5 @@ def _fresh_rng(seed: int) -> Tensor:
 
 def auxiliary_loss(modules: Iterable[nn.Module]) -> Tensor | None:
     """The sum of the losses that mechanisms have of their own; None where there is none."""
-    own = [module.auxiliary for module in modules if getattr(module, "auxiliary", None) is not None]
+    own: list[Any] = [module.auxiliary for module in modules if getattr(module, "auxiliary", None) is not None]
     return reduce(torch.add, own) if own else None

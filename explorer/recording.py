@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from explorer import metrics
 from explorer import recording_tables as tables
 from explorer.errors import RecordingError, unknown
 from explorer.summaries import Waiting

@@ -16,6 +16,10 @@ class Waiting:
     """Copies of the newest steps of one router, as its mechanism may use the tensors again."""
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Nothing waits."""
         self.steps: list[int] = []
         self.index: list[Tensor] = []
         self.probs: list[Tensor | None] = []
@@ -43,7 +47,7 @@ class Waiting:
         if self.probs[0] is not None:
             probs = torch.stack([one for one in self.probs if one is not None])
             tables["routing"] = torch.cat([step, routing(probs, index, self.index[0].shape[-1]).double().cpu()], 1)
-        self.__init__()
+        self.clear()
         return tables
 
 

@@ -34,8 +34,9 @@ def token_entropy(probs: Tensor, keep: int = 0) -> Tensor:
         renormalised to sum to one: no change for probabilities, a proxy distribution for independent (sigmoid, ReLU)
         scores, which must not be negative. A row of zeros has no distribution and is left out.
     keep: so many leading axes are not averaged over (S B T E with keep=1: one number a step).
-    Returns a scalar, or the kept axes. 0: every token is certain of one expert; 1: every token finds all experts equally good. Read it
-    beside the load entropy: low here and high there is healthy, both low is collapse, both high no specialisation.
+    Returns a scalar, or the kept axes. 0: every token is certain of one expert; 1: every token finds all experts
+    equally good. Read it beside the load entropy: low here and high there is healthy, both low is collapse, both high no
+    specialisation.
     With one expert there is nothing to decide: 0. NaN if there is no token, or if any score is NaN.
     Source: the routing entropy of MoE analyses; as a loss, the local entropy of LIMoE, arXiv 2206.02770.
     """

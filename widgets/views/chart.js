@@ -70,9 +70,9 @@ function compose(frame, template, width) {
   };
 }
 
-const FULL_EVERY = 4000; // ms between full drawings while frames arrive, and up to half more, so that charts take turns
+const FULL_EVERY = 6000; // ms between full drawings while frames arrive, and up to half more, so that charts take turns
 const SETTLED = 1500; // ms without a frame until plotly draws what was patched; a pointer makes it draw at once
-const SOONEST = 1000; // ms between full drawings when names or ranges change; a third of it under the pointer
+const SOONEST = 1500; // ms between full drawings when names or ranges change; a fifth of it under the pointer
 
 function render({ model, el }) {
   const box = make("div", "ge-chart");
@@ -94,7 +94,7 @@ function render({ model, el }) {
   };
   /** How long the drawing may stay as patch() can make it, in ms; 0: plotly has to draw now. */
   const patchFor = (figure, look, key) => {
-    const [now, soonest] = [performance.now(), hovered ? SOONEST / 3 : SOONEST];
+    const [now, soonest] = [performance.now(), hovered ? SOONEST / 5 : SOONEST];
     if (look !== full.look || now > full.until) return 0;
     if (key === full.key && !hovered && patch(plot, figure)) return SETTLED;
     return now < full.at + soonest && patch(plot, figure, true) ? soonest : 0;

@@ -3,7 +3,7 @@
 /** {shape, experts, weights, margins} of a frame, as typed arrays with lookups by place. */
 function decode(frame) {
   const [L, B, T, K] = frame.shape;
-  const experts = typed(frame.experts, "int16");
+  const experts = typed(frame.experts, frame.dtype);
   const weights = typed(frame.weights, "uint16");
   const margins = typed(frame.margins, "uint16");
   const place = (l, b, t) => (l * B + b) * T + t;

@@ -16,8 +16,9 @@ UNKNOWN = 65535  # a margin that does not exist (one expert, or not a number)
 class TokenStrip(Framed):
     """strip.show(tokens, experts_LBTK, weights_LBTK, margins_LBT, ...) as often as you like, best when `strip.ready`.
 
-    frame = {"number", "shape": [L, B, T, K], "experts": int16 bytes, -1 = empty slot, "weights" and "margins": uint16
-    bytes in units of "weight_unit" and "margin_unit" (so a frame is 20 KB where float32 would make it 32)}.
+    frame = {"number", "shape": [L, B, T, K], "experts": bytes of "dtype" (int8, or int16 beyond 127 experts), -1 = empty
+    slot, "weights" and "margins": uint16 bytes in units of "weight_unit" and "margin_unit"}: 16 KB for four layers of
+    eight sequences of 64 tokens, where int16 and float32 would make 32.
     The texts travel apart, and only when they change.
     """
 
@@ -61,9 +62,11 @@ class TokenStrip(Framed):
         margins = np.full(shape[:3], np.nan) if margins_LBT is None else _array(margins_LBT)
         weight_unit, weights = quantised(_array(weights_LBTK))
         margin_unit, margins = quantised(margins)
+        dtype = "int8" if experts.max(initial=0) < 128 else "int16"
         self.offer(
             shape=shape,
-            experts=as_bytes(experts, "int16"),
+            dtype=dtype,
+            experts=as_bytes(experts, dtype),
             weights=as_bytes(weights, "uint16"),
             weight_unit=weight_unit,
             margins=as_bytes(margins, "uint16"),
