@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from explorer.experiment import Experiment, Step
 
 
+TURNS = (
+    4  # of the event loop that a message from the page takes to arrive: with one a step, Pause would wait four steps
+)
+
+
 class LiveTrainer:
     """Start, pause, step and reset an experiment without ever blocking the event loop for longer than one step.
 
@@ -69,7 +74,10 @@ class LiveTrainer:
                 if now - drawn >= self.frame_seconds and self.ready():
                     self.on_frame()
                     drawn = time.perf_counter()
-                await asyncio.sleep(max(0.0, self.step_seconds - (time.perf_counter() - now)))
+                for _ in range(TURNS):
+                    await asyncio.sleep(0)
+                if (rest := self.step_seconds - (time.perf_counter() - now)) > 0:
+                    await asyncio.sleep(rest)
             self._task = None
             if counted == began:
                 self.steps_per_second = total / max(time.perf_counter() - began, 1e-9)
