@@ -1,7 +1,7 @@
 """The recorder: listens to the taps of one model and fills a Recording, step by step."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,6 +40,7 @@ class Recorder:
                 raise BadValue(f"{name}={value!r}: it must be a whole number of at least 1")
         self.model, self.every, self.tensors_every = model, every, tensors_every
         self.chosen, self.modules = resolve(model, pattern), instrumented(model)
+        self._choosing = [module for module in model.modules() if hasattr(module, "kernel")]
         self.recording = Recording(describe(model, self.chosen), keep) if recording is None else recording
         self.heard: list[tuple[str, str, Tensor]] = []
         self.listeners = {path: Listener(frozenset(), self.heard) for path in self.chosen}
@@ -113,7 +114,7 @@ class Recorder:
         if record:
             self.recording.add(self.next_step, heard, tensors)
         if tensors:
-            self.recording.header["kernel"] = kernels(self.model)
+            self.recording.header["kernel"] = kernels(self._choosing)
         self.next_step += 1
         self._listen()
 
@@ -161,13 +162,13 @@ def describe(model: nn.Module, chosen: Mapping[str, list[str]]) -> dict[str, Any
         "dtype": str(weight.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
     }
-    header["kernel"] = kernels(model)
+    header["kernel"] = kernels(model.modules())
     return header
 
 
-def kernels(model: nn.Module) -> list[str]:
+def kernels(modules: Iterable[nn.Module]) -> list[str]:
     """The names of the paths that ran last, of all modules that have a choice."""
-    return sorted({str(module.kernel) for module in model.modules() if hasattr(module, "kernel")})
+    return sorted({str(module.kernel) for module in modules if hasattr(module, "kernel")})
 
 
 @contextmanager

@@ -450,6 +450,8 @@ def test_benchmarks_run_where_they_are(
 ) -> None:
     folder = tmp_path / "tests/benchmarks"
     folder.mkdir(parents=True)
+    for package in (folder.parent, folder):
+        (package / "__init__.py").touch()
     (folder / "__main__.py").write_text("import sys; print(sys.argv[1:]); raise SystemExit(4)")
     monkeypatch.setattr(cli, "ROOT", tmp_path)
     assert cli.main(["bench", "--only", "import"]) == 4

@@ -242,7 +242,7 @@ def bench(
 ) -> None:
     """Measure speed and memory beside peers, in a clone of the repository.
 
-    Example: gating-explorer bench --only import
+    Example: gating-explorer bench --only training
     """
     from explorer.errors import ExplorerError
 

@@ -156,7 +156,7 @@ def load_balancing_loss(probs: Tensor, index: Tensor) -> Tensor:
     assigned = _bins(index, E)
     mean_probs = real(probs).reshape(-1, E).mean(0)
     fraction = assigned.to(mean_probs.dtype) / assigned.sum().clamp(min=1)
-    return E * (fraction * mean_probs).sum()
+    return E * torch.dot(fraction, mean_probs)
 
 
 def z_loss(logits: Tensor) -> Tensor:

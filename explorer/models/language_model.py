@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from explorer.errors import BadValue
+from explorer.kernels.rms_norm import RMSNorm
 from explorer.taps import Instrumented
 
 
@@ -14,8 +15,8 @@ class Block(nn.Module):
 
     def __init__(self, d_model: int, attention: nn.Module, ffn: nn.Module) -> None:
         super().__init__()
-        self.norm_attention, self.attention = nn.RMSNorm(d_model, eps=1e-6), attention
-        self.norm_ffn, self.ffn = nn.RMSNorm(d_model, eps=1e-6), ffn
+        self.norm_attention, self.attention = RMSNorm(d_model), attention
+        self.norm_ffn, self.ffn = RMSNorm(d_model), ffn
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         x_BTD = x_BTD + self.attention(self.norm_attention(x_BTD))
@@ -41,7 +42,7 @@ class LanguageModel(Instrumented):
             AttentionBlock(d_model, attention) if ffn is None else Block(d_model, attention, ffn)
             for attention, ffn in layers
         )
-        self.norm = nn.RMSNorm(d_model, eps=1e-6)
+        self.norm = RMSNorm(d_model)
         self.head = None if tied else nn.Linear(d_model, vocab, bias=False)
         if self.head is not None:
             nn.init.normal_(self.head.weight, std=0.02)
@@ -58,7 +59,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, d_model: int, attention: nn.Module) -> None:
         super().__init__()
-        self.norm_attention, self.attention = nn.RMSNorm(d_model, eps=1e-6), attention
+        self.norm_attention, self.attention = RMSNorm(d_model), attention
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return x_BTD + self.attention(self.norm_attention(x_BTD))

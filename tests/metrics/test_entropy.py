@@ -124,3 +124,11 @@ def test_margin_refuses_an_impossible_k(k):
 def test_scores_need_an_expert(metric):
     with pytest.raises(BadValue, match="needs a last axis E"):
         metric(torch.zeros(3, 0))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 7, 8])
+def test_the_margin_of_many_rows_is_that_of_each(k):
+    scores = torch.randn(1100, 8, generator=torch.Generator().manual_seed(k)).round(decimals=1)  # with ties
+    scores[3, 5] = torch.nan
+    each = torch.cat([metrics.margin(rows, k) for rows in scores.split(100)])
+    assert torch.allclose(metrics.margin(scores, k), each, equal_nan=True) and each[3].isnan()
