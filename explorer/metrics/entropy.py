@@ -69,7 +69,8 @@ def largest(scores: Tensor, count: int) -> list[Tensor]:
         return list(scores.topk(count, dim=-1).values.unbind(-1))
     best: list[Tensor] = []  # many rows of few experts: comparing whole columns takes a third of topk's time
     for column in scores.movedim(-1, 0).contiguous():
+        left = column
         for i, better in enumerate(best):
-            best[i], column = torch.maximum(better, column), torch.minimum(better, column)
-        best = [*best, column][:count]
+            best[i], left = torch.maximum(better, left), torch.minimum(better, left)
+        best = [*best, left][:count]
     return best

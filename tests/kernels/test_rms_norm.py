@@ -20,7 +20,10 @@ def test_by_hand():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_it_agrees_with_torch_in_outputs_and_gradients(shape, dtype):
     torch.manual_seed(0)
-    ours = [torch.randn(shape, dtype=dtype).mul(0.1).requires_grad_(), torch.randn(shape[-1], dtype=dtype).requires_grad_()]
+    ours = [
+        torch.randn(shape, dtype=dtype).mul(0.1).requires_grad_(),
+        torch.randn(shape[-1], dtype=dtype).requires_grad_(),
+    ]
     theirs = copy.deepcopy(ours)
     grad = torch.randn(shape, dtype=dtype)
     rms_norm(*ours).backward(grad)
@@ -38,7 +41,9 @@ def test_rows_may_lie_apart():
 
 def test_half_precision():
     x = torch.randn(4, 64, dtype=torch.bfloat16)
-    assert torch.allclose(rms_norm(x, torch.ones(64, dtype=x.dtype)).float().square().mean(-1), torch.ones(4), atol=0.02)
+    assert torch.allclose(
+        rms_norm(x, torch.ones(64, dtype=x.dtype)).float().square().mean(-1), torch.ones(4), atol=0.02
+    )
 
 
 def test_large_and_small_rows_come_out_alike():
