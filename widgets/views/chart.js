@@ -72,7 +72,7 @@ function compose(frame, template, width) {
 
 const FULL_EVERY = 6000; // ms between full drawings while frames arrive, and up to half more, so that charts take turns
 const SETTLED = 1500; // ms without a frame until plotly draws what was patched; a pointer makes it draw at once
-const SOONEST = 1500; // ms between full drawings when names or ranges change; a fifth of it under the pointer
+const SOONEST = 700; // ms between full drawings when names or ranges change; a fifth of it under the pointer
 
 function render({ model, el }) {
   const box = make("div", "ge-chart");
