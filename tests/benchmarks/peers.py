@@ -10,15 +10,17 @@ from explorer import Experiment
 L, D, H, E, K, WIDTH, T, V = 2, 64, 4, 8, 2, 64, 64, 128  # the lab's default model
 
 
-def mixtral(batch: int, fused: bool = False, experts: str = "grouped_mm") -> Callable[[], float]:
-    """A training step of MixtralForCausalLM on the same data: auxiliary loss, clipping, torch.optim.AdamW."""
+def mixtral(
+    batch: int, fused: bool = False, auxiliary: bool = True, experts: str = "grouped_mm"
+) -> Callable[[], float]:
+    """A training step of MixtralForCausalLM on the same batches: loss, auxiliary loss, clipping, torch.optim.AdamW."""
     from transformers import MixtralConfig, MixtralForCausalLM
 
     torch.manual_seed(0)
     config = MixtralConfig(
         vocab_size=V, hidden_size=D, intermediate_size=WIDTH, num_hidden_layers=L, num_attention_heads=H,
         num_key_value_heads=H, num_local_experts=E, num_experts_per_tok=K, tie_word_embeddings=True, use_cache=False,
-        max_position_embeddings=T, output_router_logits=True, router_aux_loss_coef=0.001, attn_implementation="sdpa",
+        max_position_embeddings=T, output_router_logits=auxiliary, router_aux_loss_coef=0.001, attn_implementation="sdpa",
         experts_implementation=experts, pad_token_id=None, bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
     model = MixtralForCausalLM(config).train()
