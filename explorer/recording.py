@@ -63,7 +63,7 @@ class Recording:
 
     def steps(self) -> list[int]:
         """The steps whose tensors are still held, oldest first."""
-        self.settle()
+        self._hear()
         return [step for step, _ in self._kept]
 
     def last(self, name: str) -> Tensor:
@@ -72,7 +72,7 @@ class Recording:
 
     def at(self, name: str, step: int | None = None) -> Tensor:
         """The tensor of a tap at a step that is still held (the newest one by default)."""
-        self.settle()
+        self._hear()
         if name not in self.header["axes"]:
             raise unknown("recorded tap", name, self.header["axes"])
         for held, tensors in reversed(self._kept):
@@ -89,8 +89,8 @@ class Recording:
 
     def layers(self) -> list[str]:
         """The layers that route."""
-        self.settle()
-        return list(self.series["loads"])
+        self._hear()
+        return list(dict.fromkeys([*self.series["loads"], *self._waiting]))
 
     def counts(self, layer: str) -> tuple[Tensor, Tensor]:
         """(steps, counts): (S,) and (S, E), the assignments each expert got at each recorded step of a layer."""
@@ -125,15 +125,19 @@ class Recording:
 
         token is -1 where the model took vectors instead of token ids.
         """
-        self.settle()
+        self._hear()
         return tables.decisions([one for one in self._kept if step in (None, one[0])])
 
     def settle(self) -> None:
-        """Take in what a recorder that is still listening has heard so far; every reader does this first."""
-        if self._settle is not None:
-            self._settle()
+        """Take in what a recorder that is still listening has heard so far; every reader of a series does this first."""
+        self._hear()
         for path in self._waiting:
             self._sum_up(path)
+
+    def _hear(self) -> None:
+        """The half of it that readers of tensors need: nothing is summed up."""
+        if self._settle is not None:
+            self._settle()
 
     def annotate(self, name: str, axes: str, value: Tensor, step: int) -> None:
         """Put a tensor that no tap shows (the labels of a batch, say) beside the tensors of `step`, if those are held."""

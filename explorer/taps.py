@@ -30,18 +30,17 @@ SCORES = {
 class Probe:
     """What hangs on a watched module: the edits and the listeners of its taps, resolved once when watching began."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self) -> None:
         self.edits: list[tuple[str, Callable[[Tensor], Tensor]]] = []
-        self.listeners: list[Any] = []
+        self.listeners: list[tuple[str, Listener]] = []  # each with the path by which its model knows this module
 
     def __call__(self, name: str, value: Tensor) -> Tensor:
         for edited, change in self.edits:
             if edited == name:
                 value = change(value)
-        for listener in self.listeners:
+        for path, listener in self.listeners:
             if name in listener.wanted:
-                listener.heard.append((self.path, name, value.detach()))
+                listener.heard.append((path, name, value.detach()))
         return value
 
 
@@ -72,7 +71,7 @@ class Instrumented(nn.Module):
         probe = self._probe
         if probe is None:
             return False
-        return any(name in listener.wanted for listener in probe.listeners) or any(name == n for n, _ in probe.edits)
+        return any(name in listener.wanted for _, listener in probe.listeners) or any(name == n for n, _ in probe.edits)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy (deepcopy, pickle) is a model of its own: nobody watches it yet, and its last loss has no graph."""
@@ -129,9 +128,9 @@ def attach(module: Instrumented, path: str, *, listener: Listener | None = None,
     """Let a listener or an edit hang on a module; several may."""
     with _attaching:
         if module._probe is None:
-            module._probe = Probe(path)
+            module._probe = Probe()
         if listener is not None:
-            module._probe.listeners = [*module._probe.listeners, listener]
+            module._probe.listeners = [*module._probe.listeners, (path, listener)]
         if edit is not None:
             module._probe.edits = [*module._probe.edits, edit]
 
@@ -142,7 +141,7 @@ def detach(module: Instrumented, *, listener: Listener | None = None, edit: Any 
         probe = module._probe
         if probe is None:
             return
-        probe.listeners = [one for one in probe.listeners if one is not listener]
+        probe.listeners = [one for one in probe.listeners if one[1] is not listener]
         probe.edits = [one for one in probe.edits if one is not edit]
         if not probe.listeners and not probe.edits:
             module._probe = None

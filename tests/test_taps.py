@@ -280,6 +280,13 @@ def test_a_copy_made_while_watching_is_not_recorded():
     assert theirs.steps() == [0]
 
 
+def test_a_part_and_the_whole_are_watched_each_by_its_own_names():
+    model = Chain()
+    with explorer.record(model) as whole, explorer.record(model.parts[1], "/gate") as part:
+        model(torch.ones(1, 2))
+    assert part.paths() == ["/gate"] and torch.equal(part.last("/gate"), whole.last("parts.1/gate"))
+
+
 # -- compiled ----------------------------------------------------------------------------------------------------------
 def test_a_compiled_model_is_recorded_whichever_of_the_two_is_watched():
     model = language_model(1)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from explorer import metrics
 from explorer.experiment import POINTS, Experiment
+from explorer.recorder import record
 from explorer.recording import Recording
 from explorer.tasks import Batch
 from widgets.states.curves import binned
@@ -129,17 +130,24 @@ def shares(routed_: Routed, layer: int, n_experts: int, n_labels: int) -> tuple[
 
 
 def decision_map(experiment: Experiment) -> tuple[Tensor, Tensor, tuple[float, float, float, float]]:
-    """(expert (H, W), margin (H, W), bounds): which expert the router gives each point of the plane to; -1: none."""
+    """(expert (H, W), margin (H, W), bounds): which expert the router gives each point of the plane to; -1: none.
+
+    The router alone is asked, thirty times a second: what the experts would make of the points is not on the map.
+    """
     x_low, x_high, y_low, y_high = experiment.data.bounds()
     x, y = torch.linspace(x_low, x_high, GRID), torch.linspace(y_high, y_low, GRID)  # the first row is the top
-    points = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 2)
-    seen = routed(experiment, Batch(points, torch.zeros_like(points), torch.zeros(len(points), dtype=torch.long)))
-    side = (GRID, GRID)
-    return (
-        seen.index[0].reshape(-1, seen.index.shape[-1])[:, 0].reshape(side),
-        seen.margin[0].reshape(side),
-        (x_low, x_high, y_low, y_high),
-    )
+    points_BTD = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(1, -1, 2)
+    recorder = experiment.recorder
+    assert recorder is not None
+    router = recorder.modules[recorder.routers()[0]]
+    training = router.training
+    router.eval()
+    with recorder.paused(), torch.no_grad(), record(router, ["/probs"], keep=1) as seen:
+        weights_BTK, index_BTK = router(points_BTD)
+    router.train(training)
+    strongest = index_BTK.gather(-1, weights_BTK.argmax(-1, keepdim=True))
+    margin = _margin(seen.last("/probs"), index_BTK.shape[-1])
+    return strongest.reshape(GRID, GRID), margin.reshape(GRID, GRID), (x_low, x_high, y_low, y_high)
 
 
 def what_to_look_at(experiment: Experiment, now: Tensor) -> str:
