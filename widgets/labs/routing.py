@@ -21,10 +21,11 @@ from widgets.states import routing_view as view
 from widgets.states.routing import TASKS, RoutingState
 from widgets.views import Chart, DecisionMap, TokenStrip
 
-CHART_SECONDS = 0.1  # charts are redrawn at most ten times a second
+CHART_SECONDS = 0.118  # charts are redrawn eight and a half times a second
 CANVAS_SECONDS = 1 / 30
-PROBE_SHARE = 0.04  # of the time may go into looking at the probe, however slow the machine
-HELD_OUT_SECONDS = 3.0
+PROBE_SHARE = 0.03  # of the time may go into looking at the probe, however slow the machine,
+HELD_OUT_SHARE = 0.01  # and into the loss on the held-out data,
+HELD_OUT_SECONDS = 3.0  # which is measured no more often than this
 ALONE_SECONDS = (
     60.0  # a run that nobody has looked at for so long is paused: its page was closed, and the server has others
 )
@@ -206,7 +207,7 @@ class RoutingLab:
             self._draw_probe()
             self.due["probe"] = now + max(CHART_SECONDS, (time.perf_counter() - now) / PROBE_SHARE)
         if everything or now >= self.due["charts"]:
-            self.due["charts"] = now + CHART_SECONDS
+            self.due["charts"] = max(now, self.due["charts"] + CHART_SECONDS)
             self._draw_charts(everything)
         if everything:
             self._follow()
@@ -267,7 +268,7 @@ class RoutingLab:
             losses.append(self.experiment.examine(watch="*/index")[0])
             steps.append(newest)
         ended = time.perf_counter()
-        self.due["held out"] = ended + max(HELD_OUT_SECONDS, (ended - began) / 0.02)
+        self.due["held out"] = ended + max(HELD_OUT_SECONDS, (ended - began) / HELD_OUT_SHARE)
 
     # -- the widgets ---------------------------------------------------------------------------------------------
     def _make_controls(self) -> None:

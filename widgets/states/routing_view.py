@@ -14,7 +14,7 @@ from explorer.tasks import Batch
 from widgets.states.curves import binned
 
 RECENT = 20  # steps that "now" means for a load
-GRID = 56  # points along one side of the decision map
+GRID = 48  # points along one side of the decision map
 
 
 def short_layer(path: str) -> str:
