@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,12 +134,21 @@ class Spec:
     paper: Paper
     lab: str  # whose, as in "Mistral AI"
     summary: str  # one sentence for a card
-    equation: str  # LaTeX, without the dollar signs
+    equation: str  # LaTeX, without the dollar signs; `\\knob{capacity_factor}{c}`: the symbol c, a knob's value
     knobs: Mapping[str, Knob]
     pitfalls: tuple[str, ...]
     reference: str  # the independent implementation that the tests compare with
     claims: tuple[Claim, ...]
     cls: "type[nn.Module]"
+
+    def formula(self, values: Mapping[str, Any] | None = None) -> str:
+        """The equation as plain LaTeX, with symbols, or with what `values` says of the knobs in their places."""
+
+        def place(found: "re.Match[str]") -> str:
+            knob, symbol = found.groups()
+            return symbol if values is None or knob not in values else _number(values[knob])
+
+        return KNOB_IN_EQUATION.sub(place, self.equation)
 
     @property
     def source(self) -> str:
@@ -159,6 +169,14 @@ class Spec:
         if "k" in whole and whole["k"] > whole.get("n_experts", whole["k"]):
             raise BadValue(f"k={whole['k']}: it must be at most the number of experts, n_experts={whole['n_experts']}")
         return whole
+
+
+KNOB_IN_EQUATION = re.compile(r"\\knob\{(\w+)\}\{([^{}]*)\}")
+
+
+def _number(value: Any) -> str:
+    """A knob's value in a formula."""
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else rf"\text{{{value}}}"
 
 
 _SPECS: dict[str, Spec] = {}
@@ -186,6 +204,9 @@ def mechanism(name: str, **card: Any) -> Callable[[Module], Module]:
                 raise BadValue(
                     f"{name}: knob {knob!r} says {declared.default!r}, the constructor {defaults.get(knob)!r}"
                 )
+        for knob, _ in KNOB_IN_EQUATION.findall(spec.equation):
+            if knob not in spec.knobs:
+                raise BadValue(f"{name}: its equation names a knob {knob!r} that it does not have")
         if missing := defaults.keys() - spec.knobs.keys():
             raise BadValue(f"{name}: constructor arguments without a Knob: {', '.join(sorted(missing))}")
         _SPECS[name] = spec

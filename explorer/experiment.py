@@ -71,12 +71,14 @@ class Experiment:
         if match is not None:
             self.given |= {width_knob(self.spec): matched_width(self, match)}
             self.knobs, self.settings = split(self.spec, self.given)
+        self.start = dict(self.given)  # what it began with; `given` follows the live knobs
         self._rng = _fresh_rng(seed)
         with self._own_randomness():
             self.model = assemble(self.spec, self.knobs, self.settings, self.data).to(self.device)
         self._instrumented = list(instrumented(self.model).values())
         self.optimizer = AdamW(groups(self.model, self.settings), betas=(0.9, 0.99))
         self.step = 0
+        self.changes: list[tuple[int, dict[str, Any]]] = []  # (step, live knobs) set in the middle of the run
         self._history: list[tuple[int, float, float, float]] = []
         self._watch, self._tensors_every = watch, tensors_every
         self.recorder: Recorder | None = None
@@ -168,6 +170,8 @@ class Experiment:
                 for name, value in self.knobs.items():
                     setattr(module, name, value)
         self.given |= changes
+        if changes:
+            self.changes.append((self.step, dict(changes)))
         for name, value in changes.items():
             if self.recorder is not None:
                 self.recorder.recording.event(f"{name}={value}")
@@ -178,6 +182,7 @@ class Experiment:
         own = self.model, self.optimizer, self._instrumented
         twin.model, twin.optimizer, twin._instrumented = copy.deepcopy(own)
         twin.knobs, twin.settings, twin.given = dict(self.knobs), dict(self.settings), dict(self.given)
+        twin.changes = list(self.changes)
         twin._rng, twin._history = self._rng.clone(), list(self._history)
         if self.recorder is not None:
             taken = self.recorder.recording.copy()
@@ -210,6 +215,12 @@ class Experiment:
     def recipe(self) -> dict[str, Any]:
         """The arguments that make this very experiment again."""
         return {"mechanism": self.spec.name, "task": self.task, "seed": self.seed, **self.given}
+
+    def script(self) -> str:
+        """The Python lines that make this very run, up to the step it is at, live knobs and all."""
+        from explorer.script import script
+
+        return script(self)
 
     def close(self) -> None:
         """Stop recording: the model is left as if nobody had ever watched."""

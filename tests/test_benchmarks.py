@@ -7,15 +7,33 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser.chromium import find_chromium
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize(("part", "rows"), [("training", 9), ("recording", 7), ("floor", 3), ("start", 5)])
-def test_each_part_prints_its_rows(part, rows):
+def table(part: str) -> list[list[str]]:
+    """The cells of every row that one part prints."""
     command = [sys.executable, "-m", "tests.benchmarks", "--quick", "--only", part]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert printed.returncode == 0, printed.stderr
-    table = [line.split("|")[1:] for line in printed.stdout.splitlines() if line.startswith("| ")][2:]
-    assert len(table) == rows
-    assert all(float(row[1].split()[0]) > 0 for row in table)
+    return [line.split("|")[1:] for line in printed.stdout.splitlines() if line.startswith("| ")][2:]
+
+
+@pytest.mark.parametrize(("part", "rows"), [("training", 9), ("recording", 7), ("floor", 3), ("start", 5)])
+def test_each_part_prints_its_rows(part, rows):
+    printed = table(part)
+    assert len(printed) == rows
+    assert all(float(row[1].split()[0]) > 0 for row in printed)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_chromium(), reason="it opens the page in a Chromium")
+def test_the_page_prints_its_rows():
+    printed = {row[0].strip(): row[1].strip() for row in table("page")}
+    groups = {"cold page": 6, "while training": 3, "paused": 1, "standalone": 1}
+    assert {group: sum(what.startswith(group) for what in printed) for group in groups} == groups
+    assert all(float(shown.split()[0]) > 0 for shown in printed.values())
+    if Path("/proc/self/status").exists():
+        assert "kernel with the lab training: MiB resident" in printed

@@ -254,7 +254,7 @@ def test_the_card_is_complete(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_equation_is_balanced_latex(name):
-    equation = explorer.spec(name).equation
+    equation = explorer.spec(name).formula()
     assert equation and "$" not in equation
     depth = 0
     for bracket in re.findall(r"(?<!\\)[{}]", equation):

@@ -36,7 +36,7 @@ def sources(folder: str, *patterns: str) -> set[str]:
 
 
 def test_the_wheel_carries_the_code_and_the_views(wheel: set[str]) -> None:
-    wanted = sources("explorer", "*.py", "*.md") | sources("widgets", "*.py", "*.js", "*.css")
+    wanted = sources("explorer", "*.py", "*.md") | sources("widgets", "*.py", "*.js", "*.css", "*.json")
     assert wanted
     assert wanted - wheel == set()
 
@@ -77,9 +77,11 @@ def test_a_new_dependency_is_a_decision() -> None:
         "joblib",
         "jupyter-server",
         "jupyterlab",
+        "latex2mathml",
         "numpy",
         "pandas",
         "plotly",
+        "pyarrow",
         "rich",
         "safetensors",
         "torch",

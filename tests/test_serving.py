@@ -1,6 +1,7 @@
 """The server by itself: its configuration is in force, its addresses are right, and it leaves nothing behind."""
 
 import contextlib
+import gzip
 import html
 import http.client
 import json
@@ -141,6 +142,14 @@ def test_every_setting_of_voila_json_is_in_force(tmp_path: Path) -> None:
     assert lines[-1][1] == str(serving.HERE / "share/voila/templates/gating-explorer")
 
 
+def test_a_connection_outlives_its_first_ping() -> None:
+    """The server looks for the answer just before it pings: a timeout of one interval ends every connection then."""
+    from jupyter_server.base.websocket import WS_PING_INTERVAL
+
+    settings = json.loads((serving.HERE / "voila.json").read_text())["Voila"]["tornado_settings"]
+    assert settings["ws_ping_timeout"] >= 2 * settings.get("ws_ping_interval", WS_PING_INTERVAL)
+
+
 def test_a_long_temporary_folder_does_not_overflow_a_socket_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server.tempfile, "gettempdir", lambda: "/" + 60 * "x")
     assert server._transport() == "tcp"
@@ -261,9 +270,22 @@ def test_plotly_is_one_file_that_the_browser_keeps(running: Running) -> None:
     status, headers, body = running.get(url)
     assert (status, headers["Content-Type"]) == (200, "text/javascript")
     assert int(re.findall(r"max-age=(\d+)", headers["Cache-Control"])[0]) >= 365 * 24 * 3600
+    assert "immutable" in headers["Cache-Control"]
     assert "plotly" in body[:200].lower()
     assert running.get(url, **{"If-None-Match": headers["Etag"]})[0] == 304
     assert running.get("voila/plotly/widgetbundle.js")[0] == 404
+
+
+def test_plotly_travels_packed_where_the_browser_takes_it(running: Running) -> None:
+    url = server.plotly_url("voila", "/").lstrip("/")
+    plain, packed = (running.get(url, **{"Accept-Encoding": one})[1] for one in ("identity", "gzip, br"))
+    assert "Content-Encoding" not in plain
+    assert packed["Content-Encoding"] == "gzip"
+    assert plain["Vary"] == packed["Vary"] == "Accept-Encoding"
+    assert int(packed["Content-Length"]) < 0.35 * int(plain["Content-Length"])
+    assert gzip.decompress(server.packed_bundle()) == server.plotly_bundle()
+    assert packed["Etag"] != plain["Etag"]
+    assert running.get(url, **{"Accept-Encoding": "gzip", "If-None-Match": packed["Etag"]})[0] == 304
 
 
 @pytest.mark.parametrize(

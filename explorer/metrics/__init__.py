@@ -4,7 +4,7 @@ They take what taps record (index, probs, attention, gate) on any device, propag
 `explorer.errors.BadValue` for shapes that do not fit.
 """
 
-from explorer.metrics import balance, entropy, gates, sinks, specialisation
+from explorer.metrics import balance, entropy, gates, geometry, matching, sinks, specialisation, spread
 from explorer.metrics.balance import (
     counts,
     cv_squared,
@@ -22,6 +22,8 @@ from explorer.metrics.balance import (
 )
 from explorer.metrics.entropy import margin, token_entropy
 from explorer.metrics.gates import effective_rank, gate_auc, gate_sparsity
+from explorer.metrics.geometry import cosine, plane
+from explorer.metrics.matching import match_experts
 from explorer.metrics.sinks import first_token_share, proxy_scores, received_mass, row_entropy, sink_rate
 from explorer.metrics.specialisation import (
     co_activation,
@@ -35,15 +37,19 @@ from explorer.metrics.specialisation import (
     vocabulary_specialisation,
     vocabulary_top_share,
 )
+from explorer.metrics.spread import co_activation_lift, effective_experts, utilisation_percentiles
 
 __all__ = [
     "balance",
     "co_activation",
+    "co_activation_lift",
     "contingency",
+    "cosine",
     "counts",
     "cv_squared",
     "dead_experts",
     "drop_rate",
+    "effective_experts",
     "effective_rank",
     "entropy",
     "first_token_share",
@@ -51,17 +57,21 @@ __all__ = [
     "gate_auc",
     "gate_sparsity",
     "gates",
+    "geometry",
     "gini",
     "label_share",
     "load_balancing_loss",
     "load_entropy",
     "load_fraction",
     "margin",
+    "match_experts",
+    "matching",
     "max_violation",
     "max_violation_floor",
     "nmi",
     "nmi_floor",
     "permuted_floor",
+    "plane",
     "proxy_scores",
     "received_mass",
     "row_entropy",
@@ -69,9 +79,11 @@ __all__ = [
     "sink_rate",
     "sinks",
     "specialisation",
+    "spread",
     "token_drop_rate",
     "token_entropy",
     "utilisation",
+    "utilisation_percentiles",
     "vocabulary_specialisation",
     "vocabulary_top_share",
     "z_loss",

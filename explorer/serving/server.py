@@ -4,10 +4,13 @@ Run by its path and importing nothing of the project: the server of a class must
 """
 
 import contextlib
+import functools
+import gzip
 import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -33,6 +36,41 @@ def plotly_url(kind: str, base_url: str) -> str:
     return f"{base_url}{folder}/plotly.min.js?v={importlib.metadata.version('plotly')}"
 
 
+def plotly_bundle() -> bytes:
+    """The bundle, 4.8 MB."""
+    return (Path(plotly_folder()) / "plotly.min.js").read_bytes()
+
+
+@functools.cache
+def packed_bundle() -> bytes:
+    """Its gzip, 1.4 MB, which a server keeps from its first reader on."""
+    return gzip.compress(plotly_bundle(), compresslevel=6, mtime=0)
+
+
+def plotly_handler(base_url: str) -> tuple[str, Any]:
+    """(address, handler) that serves the bundle as small as the browser can take it, to be kept for good."""
+    from tornado.ioloop import IOLoop
+    from tornado.web import RequestHandler
+
+    class Plotly(RequestHandler):
+        """One file; tornado adds its ETag and answers 304 to a browser that has it."""
+
+        async def get(self) -> None:
+            packed = "gzip" in self.request.headers.get("Accept-Encoding", "")
+            # off the loop: the first reader must not hold up the others while it is packed
+            content = await IOLoop.current().run_in_executor(None, packed_bundle if packed else plotly_bundle)
+            self.set_header("Content-Type", "text/javascript")
+            self.set_header("Cache-Control", "public, max-age=31536000, immutable")
+            self.set_header("Vary", "Accept-Encoding")
+            if packed:
+                self.set_header("Content-Encoding", "gzip")
+            self.finish(content)
+
+        head = get
+
+    return re.escape(f"{base_url}voila/plotly/plotly.min.js"), Plotly
+
+
 def main() -> None:
     """Serve until a signal, or the end of the process that started this one."""
     settings = json.loads(sys.stdin.readline())
@@ -55,12 +93,11 @@ def voila(settings: dict[str, Any]) -> None:
 
 def voila_app(settings: dict[str, Any]) -> Any:
     """Voila, configured and not yet listening."""
-    from jupyter_server.utils import url_path_join
-    from tornado.web import StaticFileHandler
+    from tornado.log import gen_log
     from voila.app import Voila
 
     class Pages(Voila):
-        """Voila, which here also serves plotly's bundle (one file that the browser keeps) and lists every page."""
+        """Voila, which here also serves plotly's bundle and lists every page."""
 
         def init_settings(self) -> dict[str, Any]:
             settings: dict[str, Any] = super().init_settings()
@@ -68,13 +105,15 @@ def voila_app(settings: dict[str, Any]) -> Any:
             return settings
 
         def init_handlers(self) -> list[Any]:
-            url = url_path_join(self.server_url, r"/voila/plotly/(plotly\.min\.js)")
-            return [(url, StaticFileHandler, {"path": plotly_folder()}), *super().init_handlers()]
+            own = [plotly_handler(self.server_url), *front_door(self.server_url, Path(self.root_dir))]
+            return [*own, *super().init_handlers()]
 
     # our file alone: a voila.json that happens to lie in the current folder must not change the pages
     app = Pages.instance()
     # said of every page; it is about stored outputs, and pages have none
     app.log.addFilter(lambda record: "is not trusted" not in record.getMessage())
+    # said of every connection; a timeout that is no longer than the interval would end each of them at its first ping
+    gen_log.addFilter(lambda record: "websocket_ping_timeout" not in record.getMessage())
     app.initialize(
         [
             f"--Voila.config_file_paths={HERE}",
@@ -88,6 +127,16 @@ def voila_app(settings: dict[str, Any]) -> Any:
         ]
     )
     return app
+
+
+def front_door(base_url: str, root: Path) -> list[Any]:
+    """`/` opens the gallery where there is one; the plain list of pages is always at voila/tree."""
+    from tornado.web import RedirectHandler
+
+    if not (root / "index.ipynb").is_file():
+        return []
+    gallery = f"{base_url}voila/render/index.ipynb"  # the query goes along, the token in it too
+    return [(re.escape(base_url), RedirectHandler, {"url": gallery, "permanent": False})]
 
 
 def _pages(root: Path) -> list[str]:

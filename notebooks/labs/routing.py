@@ -11,6 +11,6 @@
 # ---
 
 # %%
-from widgets.labs import routing
+from widgets.labs import dashboard
 
-routing.dashboard()
+dashboard("routing")

@@ -4,7 +4,7 @@ from playwright.sync_api import Page, expect
 
 
 def test_the_list_of_pages_leads_to_the_routing_lab(page: Page, base_url: str) -> None:
-    page.goto(base_url)
+    page.goto(f"{base_url}voila/tree")
     expect(page.get_by_role("heading", name="Gating explorer")).to_be_visible()
     assert page.get_by_role("link", name="labs/routing").get_attribute("href") == "/voila/render/labs/routing.ipynb"
     assert page.errors == []  # type: ignore[attr-defined]

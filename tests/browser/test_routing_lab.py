@@ -37,7 +37,7 @@ def pictures(page: Page) -> dict[str, str]:
 
 def losses(page: Page) -> list[float]:
     script = """() => { const plot = [...document.querySelectorAll('.js-plotly-plot')].find(p => p.layout.title.text == 'Loss');
-        return Array.from(plot.data.find(t => t.name == 'each step').y) }"""
+        return Array.from(plot.data.find(t => t.name.startsWith('each')).y) }"""
     return page.evaluate(script)
 
 

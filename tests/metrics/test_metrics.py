@@ -74,6 +74,10 @@ WITHOUT_LOOKING = {
     "co_activation": (INDEX, 4),
     "saturation": (INDEX, INDEX),
     "flip_rate": (TOP1, TOP1),
+    "co_activation_lift": (INDEX, 4),
+    "cosine": (somewhere((4, 8)),),
+    "effective_experts": (COUNTS,),
+    "utilisation_percentiles": (COUNTS,),
     "proxy_scores": (MAP,),
     "received_mass": (MAP, VALID),
     "first_token_share": (MAP, 1, VALID),
@@ -86,7 +90,8 @@ WITHOUT_LOOKING = {
 
 
 def test_the_list_of_metrics_that_never_wait_for_a_device_is_complete():
-    assert set(FUNCTIONS) - set(WITHOUT_LOOKING) == {"max_violation_floor", "permuted_floor"}
+    looking = {"match_experts", "max_violation_floor", "permuted_floor", "plane"}
+    assert set(FUNCTIONS) - set(WITHOUT_LOOKING) == looking
 
 
 @pytest.mark.parametrize("name", WITHOUT_LOOKING)

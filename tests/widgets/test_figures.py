@@ -7,14 +7,25 @@ import torch
 from widgets import figures
 from widgets.figures import (
     balance,
+    bias_trajectory,
+    coactivation_map,
+    drops,
     entropy,
     gate_summary,
     head_share,
     load_map,
     load_over_steps,
     loss_curve,
+    margin_histogram,
+    router_cosine,
+    router_plane,
     specialisation,
     summary_of,
+    token_path,
+    two_curves,
+    two_losses,
+    utilisation_difference,
+    utilisation_percentiles,
 )
 
 STEPS = np.arange(5)
@@ -30,6 +41,20 @@ FULL = {
     "specialisation": lambda: (specialisation, ([[1, 0, 0.0], [0.2, 0.3, 0.5]], ["english", "python"], 3, 0.4)),
     "gate_summary": lambda: (gate_summary, (STEPS, LAYERS, LAYERS)),
     "head_share": lambda: (head_share, (STEPS, torch.rand(5, 2, 3))),
+    "token_path": lambda: (token_path, ([[2, 0], [1, -1]], [[0.7, 0.3], [1.0, 0]], ["a", "b"], 3, " it", SHARE[:2])),
+    "coactivation_map": lambda: (coactivation_map, ([[1, 0.5, 0], [1, 1, 0], [0, 0, 0.0]], "layer 0")),
+    "router_cosine": lambda: (router_cosine, ([[1, 0.5, -0.2], [0.5, 1, 0], [-0.2, 0, 1]], "layer 0")),
+    "router_plane": lambda: (router_plane, (SHARE[:3, :2], SHARE[:, 1:], [0, 1, 2, 1, -1], 0.8, "layer 0")),
+    "margin_histogram": lambda: (margin_histogram, (STEPS / 10, "layer 0", 0.1)),
+    "drops": lambda: (drops, (STEPS, LAYERS, 1.25)),
+    "bias_trajectory": lambda: (bias_trajectory, (STEPS, SHARE - 0.3, "layer 0")),
+    "utilisation_percentiles": lambda: (utilisation_percentiles, (3 * SHARE[-2:], ["blocks.0", "blocks.1"])),
+    "two_losses": lambda: (two_losses, (STEPS, STEPS / 2, STEPS[:4], STEPS[:4] / 4, "top-1", "top-2", "nats", 2)),
+    "two_curves": lambda: (two_curves, (STEPS, STEPS / 2, STEPS[:4], STEPS[:4] / 4)),
+    "utilisation_difference": lambda: (
+        utilisation_difference,
+        (3 * SHARE[:2], 3 * SHARE[-2:], [[2, 1, 0], [0, 1, -1]], ["a", "b"], [0.9, 0.8]),
+    ),
 }
 EMPTY = {
     "loss_curve": (loss_curve, ([], [])),
@@ -41,6 +66,17 @@ EMPTY = {
     "specialisation": (specialisation, (np.zeros((0, 3)), [])),
     "gate_summary": (gate_summary, ([], {}, {})),
     "head_share": (head_share, ([], np.zeros((0, 2, 3)))),
+    "token_path": (token_path, (np.zeros((0, 2)), np.zeros((0, 2)))),
+    "coactivation_map": (coactivation_map, (np.zeros((0, 0)),)),
+    "router_cosine": (router_cosine, (np.zeros((0, 0)),)),
+    "router_plane": (router_plane, (np.zeros((0, 2)), np.zeros((0, 2)), [], np.nan)),
+    "margin_histogram": (margin_histogram, ([],)),
+    "drops": (drops, ([], {})),
+    "bias_trajectory": (bias_trajectory, ([], np.zeros((0, 3)))),
+    "utilisation_percentiles": (utilisation_percentiles, (np.zeros((0, 3)),)),
+    "two_losses": (two_losses, ([], [], [], [])),
+    "two_curves": (two_curves, ([], [], [], [])),
+    "utilisation_difference": (utilisation_difference, (np.zeros((0, 3)), np.zeros((0, 3)))),
 }
 
 

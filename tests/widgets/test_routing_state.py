@@ -41,7 +41,7 @@ def test_defaults_are_left_out_of_a_link():
     ("query", "words"),
     [
         ("mechanism=swich", "did you mean 'switch'"),
-        ("mechanism=glu", "mechanism of the routing lab"),
+        ("mechanism=glu", "mechanism of this lab"),
         ("task=texts", "did you mean 'text'"),
         ("k=99", "k=99"),
         ("k=-1", "k='-1'|k=-1"),

@@ -15,7 +15,7 @@ from ipywidgets.widgets.widget import _remove_buffers
 
 from explorer.errors import BadValue
 from widgets.figures import load_over_steps
-from widgets.views import Chart, DecisionMap, TokenStrip, bundle, framed
+from widgets.views import Chart, Courier, DecisionMap, OwnText, TokenStrip, bundle, framed
 from widgets.views.token_strip import UNKNOWN
 
 
@@ -467,3 +467,141 @@ def test_eight_updates_of_six_charts_cost_less_than_a_tenth_of_a_core(clock):
         for chart in charts:
             chart.show(load_over_steps.as_dict(np.arange(150), load))
     assert time.process_time() - began < 0.1
+
+
+@pytest.mark.parametrize("view", [Courier, OwnText])
+def test_the_other_scripts_write_text_never_markup(view):
+    script = str(view._esm)
+    assert "innerHTML" not in script and "eval(" not in script and "addEventListener(" + '"storage"' not in script
+
+
+# -- saving ----------------------------------------------------------------------------------------------------------
+
+
+def answers(wire):
+    return [(data["content"], buffers) for data, buffers in wire.sent if data.get("method") == "custom"]
+
+
+def test_the_page_asks_for_the_stamp_which_never_travels_alone():
+    chart = Chart()
+    wire = Wire(chart)
+    chart.stamp = "step 1"
+    chart.stamp = "step 2"
+    assert wire.sent == []
+    chart._heard(chart, {"kind": "want-stamp", "request": "7"}, [])
+    assert answers(wire) == [({"kind": "stamp", "request": "7", "stamp": "step 2"}, [])]
+    assert chart.get_state("stamp") == {"stamp": "step 2"}
+
+
+def test_a_table_is_sent_when_the_page_asks():
+    for view, first in ((a_strip(), b"token"), (a_map(), b"kind"), (Chart({"data": [{"y": [1]}]}), b"trace")):
+        wire = Wire(view)
+        view.stamp = "seed 3"
+        view._heard(view, {"kind": "export", "format": "csv", "request": "1"}, [])
+        ((content, (made,)),) = answers(wire)
+        assert content == {"kind": "exported", "request": "1"} and made.startswith(b"# seed 3\n" + first)
+
+
+@pytest.mark.parametrize("kind", ["exe", "", None, "csv\n"])
+def test_a_strange_format_is_answered_with_a_sentence(kind):
+    chart = Chart({"data": []})
+    wire = Wire(chart)
+    chart._heard(chart, {"kind": "export", "format": kind, "request": "1"}, [])
+    ((content, buffers),) = answers(wire)
+    assert "there are csv and parquet" in content["error"] and buffers == []
+
+
+def test_a_table_that_fails_is_answered_too(monkeypatch):
+    chart = Chart({"data": []})
+    wire = Wire(chart)
+    monkeypatch.setattr(Chart, "table", lambda self: 1 / 0)
+    chart._heard(chart, {"kind": "export", "format": "csv", "request": "1"}, [])
+    assert answers(wire)[0][0]["error"] == "Python failed with a ZeroDivisionError."
+
+
+def test_each_view_offers_what_it_can_make():
+    assert [view().saves for view in (Chart, TokenStrip, DecisionMap)] == [
+        ["png", "svg", "csv", "parquet"],
+        ["csv", "parquet"],
+        ["png", "csv"],
+    ]
+    assert Chart(saves=[]).saves == []
+
+
+# -- the courier -----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_leaves_with_its_name_and_kind():
+    courier = Courier()
+    wire = Wire(courier)
+    courier.download("run.csv", b"a,b", "text/csv")
+    assert answers(wire) == [({"kind": "download", "name": "run.csv", "media_type": "text/csv"}, [b"a,b"])]
+
+
+def test_only_the_answer_to_the_newest_request_counts():
+    courier = Courier()
+    wire = Wire(courier)
+    courier.copy_link("seed=1")
+    courier.copy("text")
+    assert [content.get("query", content.get("text")) for content, _ in answers(wire)] == ["seed=1", "text"]
+    for strange in (None, [], {"kind": "copied"}, {"kind": "copied", "request": 1, "ok": True}):
+        courier._heard(courier, strange, [])
+    assert courier.copied == {}
+    courier._heard(courier, {"kind": "copied", "request": 2, "ok": "yes", "link": "text"}, [])
+    assert courier.copied == {"link": "text", "ok": False, "number": 2}
+
+
+def test_a_text_that_is_too_long_to_copy_is_refused():
+    with pytest.raises(BadValue, match="too long"):
+        Courier().copy("x" * 1_000_001)
+
+
+# -- own texts -------------------------------------------------------------------------------------------------------
+
+LONG = b"the cat sat on the mat. " * 10
+
+
+def given(names, contents, **limits):
+    """What becomes of texts that a page sends: (the widget, its answer, what the callback got)."""
+    own, got = OwnText(**limits), []
+    own.on_texts(got.append)
+    wire = Wire(own)
+    own._heard(own, {"kind": "texts", "names": names}, [memoryview(one) for one in contents])
+    return own, answers(wire)[0][0], got
+
+
+def test_texts_arrive_with_clean_and_distinct_names():
+    own, answer, (got,) = given(["a.txt", "a.txt", "<b>\u202e\n"], [LONG, b"\xef\xbb\xbf" + LONG, "ä".encode() * 99])
+    assert got == own.texts == [("a.txt", LONG.decode()), ("a.txt (2)", LONG.decode()), ("<b>", "ä" * 99)]
+    assert answer == {"kind": "answer", "error": "", "done": "In use: 3 texts, 681 bytes"}
+
+
+@pytest.mark.parametrize(
+    "names, contents, said",
+    [
+        (["a"], [b"x" * 129], "a has 129 bytes; a text needs at least 130."),
+        (["a"], [b"x" * 400_001], "the texts have 400,001 bytes; at most 400,000 can be used."),
+        (["a"], [LONG + b"\xff"], "a is not a text file: it is not UTF-8."),
+        (["a"], [LONG + b"\0"], "a is not a text file: it holds NUL bytes."),
+        (["a"] * 9, [LONG] * 9, "9 texts were sent; at most 8 can be used."),
+        (["a", "b"], [LONG], "the page sent no texts, or not as many names as texts."),
+        ([], [], "the page sent no texts, or not as many names as texts."),
+        (None, [LONG], "the page sent no texts, or not as many names as texts."),
+    ],
+)
+def test_texts_that_cannot_be_used_are_answered_with_a_sentence(names, contents, said):
+    own, answer, got = given(names, contents)
+    assert answer["error"] == said and answer["done"] == "" and got == [] and own.texts == []
+
+
+@pytest.mark.parametrize("error, said", [(BadValue("too few words"), "too few words."), (KeyError("x"), "KeyError")])
+def test_an_error_of_the_lab_comes_back_to_the_page(error, said):
+    own = OwnText()
+
+    def refuse(texts):
+        raise error
+
+    own.on_texts(refuse)
+    wire = Wire(own)
+    own._heard(own, {"kind": "texts", "names": ["a"]}, [LONG])
+    assert said in answers(wire)[0][0]["error"] and own.texts == []

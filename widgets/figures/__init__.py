@@ -5,25 +5,45 @@ Every picture shows one grey sentence while there is no data, and carries one se
 """
 
 from widgets.figures.balance import balance, entropy
+from widgets.figures.cursor import with_cursor
+from widgets.figures.drops import bias_trajectory, drops
 from widgets.figures.gates import gate_summary, head_share
 from widgets.figures.load import load_map, load_over_steps
 from widgets.figures.loss import loss_curve
+from widgets.figures.margins import margin_histogram
+from widgets.figures.pairs import coactivation_map, router_cosine
+from widgets.figures.percentiles import utilisation_percentiles
 from widgets.figures.picture import Picture, summary_of
+from widgets.figures.router_plane import router_plane
 from widgets.figures.specialisation import specialisation
 from widgets.figures.text import plain
 from widgets.figures.theme import dress
+from widgets.figures.token_path import token_path
+from widgets.figures.two_runs import two_curves, two_losses, utilisation_difference
 
 __all__ = [
     "Picture",
     "balance",
+    "bias_trajectory",
+    "coactivation_map",
     "dress",
+    "drops",
     "entropy",
     "gate_summary",
     "head_share",
     "load_map",
     "load_over_steps",
     "loss_curve",
+    "margin_histogram",
     "plain",
+    "router_cosine",
+    "router_plane",
     "specialisation",
     "summary_of",
+    "token_path",
+    "two_curves",
+    "two_losses",
+    "utilisation_difference",
+    "utilisation_percentiles",
+    "with_cursor",
 ]

@@ -1,329 +1,290 @@
 """The routing lab: a tiny mixture of experts trains live, and every decision of its routers is on the page."""
 
-import os
-import time
-from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as W
-import torch
 
-import explorer
-from explorer.experiment import Experiment
-from explorer.tasks import Batch
-from explorer.training import calibrate_threads
-from explorer.training.live import LiveTrainer
-from widgets.figures import balance, entropy, load_map, load_over_steps, loss_curve, specialisation
-from widgets.labs.code import show_the_code
-from widgets.labs.controls import control, dropdown, whole_number
-from widgets.labs.frame import HEADLESS, error_card, escape, guarded, notices, page, text, theme_of
+from explorer import metrics
+from widgets import figures as f
+from widgets.labs.controls import Folded
+from widgets.labs.data import DataPart
+from widgets.labs.lab import Lab, Panel
+from widgets.labs.runs import Run
+from widgets.labs.whatif import WhatIfPart
+from widgets.states import advice
 from widgets.states import routing_view as view
-from widgets.states.routing import TASKS, RoutingState
-from widgets.views import Chart, DecisionMap, TokenStrip
-
-CHART_SECONDS = 0.118  # charts are redrawn eight and a half times a second
-CANVAS_SECONDS = 1 / 30
-PROBE_SHARE = 0.03  # of the time may go into looking at the probe, however slow the machine,
-HELD_OUT_SHARE = 0.01  # and into the loss on the held-out data,
-HELD_OUT_SECONDS = 3.0  # which is measured no more often than this
-ALONE_SECONDS = (
-    60.0  # a run that nobody has looked at for so long is paused: its page was closed, and the server has others
-)
-CHARTS = {
-    "loss": "Loss",
-    "load": "Load of each expert over the steps",
-    "balance": "Imbalance",
-    "entropy": "Entropy of the load and of a token's choice",
-    "map": "Utilisation of every expert in every layer",
-    "specialisation": "Specialisation: which domain goes to which expert",
-}
-BUTTONS = {
-    "Train": "train until paused",
-    "Pause": "stop after the step under way",
-    "Step": "take one training step",
-    "Reset": "go back to step 0 with the same seed",
-}
-INTRODUCTION = (
-    "Who gets the token? A tiny mixture of experts learns in front of you: for every token, a router picks a few of its "
-    "experts. Press Train, then move a knob."
-)
+from widgets.states.presets import PRESETS
+from widgets.states.routing import RoutingState
+from widgets.states.routing_view import Moment, Scene
+from widgets.views import DecisionMap, TokenStrip
 
 
-def dashboard(state: RoutingState | None = None) -> W.Widget:
-    """The whole page as one widget; without a state, that of the link the page was opened by."""
-    if state is None:
-        query = os.environ.get("QUERY_STRING", "")
-        state = RoutingState(query)
-        state.theme = theme_of(query)
-    if HEADLESS:
-        lab = RoutingLab(state)
-        lab.experiment.run(3)
-        lab.draw()
-        return lab.widget
-    lab_or_none = guarded(state)(RoutingLab)(state)
-    return lab_or_none.widget if lab_or_none else page("Routing lab", INTRODUCTION, error_card(state))
+class RoutingLab(Lab):
+    """What is the routing lab's own: its pictures, the probe of texts that is shown again and again, and what-if."""
 
+    TITLE = "Routing lab"
+    INTRODUCTION = (
+        "Who gets the token? A tiny mixture of experts learns in front of you: for every token, a router picks a few of "
+        "its experts. Press Train, then move a knob, or pick a preset to see what goes wrong."
+    )
+    SECTIONS = {
+        "course": "How the run goes",
+        "compare": "B against A",
+        "decisions": "Which expert gets which token",
+        "experts": "What the experts of this layer are like",
+        "layers": "All layers",
+    }
+    VIEWS_IN = {"decisions": ("decisions", "decisions b", "strip", "strip b")}
+    STATE = RoutingState
+    state: RoutingState
+    probe: view.Probe
 
-class RoutingLab:
-    """Wires the state, the trainer and the views; nothing is kept in a widget that the state does not hold."""
+    def panels(self) -> dict[str, Panel]:
+        return {
+            "loss": Panel("Loss", "course", _loss, over_steps=True),
+            "load": Panel("Load of each expert over the steps", "course", _load, over_steps=True),
+            "balance": Panel("Imbalance", "course", _balance, over_steps=True),
+            "entropy": Panel("Entropy of the load and of a token's choice", "course", _entropy, over_steps=True),
+            "drops": Panel("Dropped tokens", "course", _drops, over_steps=True, fits=_can_drop),
+            "bias": Panel("Bias of each expert", "course", _bias, over_steps=True, fits=_has_bias),
+            "path": Panel("Path of one token through the layers", "decisions", _path),
+            "margins": Panel("How near the tokens are to switching", "decisions", _margins),
+            "specialisation": Panel("Specialisation: which domain goes to which expert", "experts", _specialisation),
+            "coactivation": Panel("Co-activation: which experts work together", "experts", _coactivation, fits=_has_pairs),
+            "cosine": Panel("Likeness of the router's rows", "experts", _cosine),
+            "plane": Panel("Router rows and tokens in one plane", "experts", _plane),
+            "map": Panel("Utilisation of every expert in every layer", "layers", _map, over_steps=True),
+            "percentiles": Panel("Spread of the load over the experts of each layer", "layers", _percentiles, over_steps=True),
+            "both": Panel("Loss of A and B, and their difference", "compare", _both_losses, over_steps=True, both=True),
+            "difference": Panel("Load of B less that of A, experts matched", "compare", _difference, both=True),
+        }  # fmt: skip
 
-    experiment: Experiment
-    trainer: LiveTrainer | None = None
-    started_at = 0.0  # when Train was last pressed, on the clock of time.monotonic
+    def views(self) -> dict[str, W.Widget]:
+        label = "Which expert the router gives each point of the plane to"
+        self.strips = {"a": TokenStrip(), "b": TokenStrip(label="Tokens coloured by expert, B")}
+        self.maps = {"a": DecisionMap(label=label), "b": DecisionMap(label=f"{label}, B")}
+        for strip in self.strips.values():
+            strip.observe(self.safe(lambda event: self.choose_token(event["new"])), names=["selected"])
+        return {
+            "strip": self.strips["a"], "strip b": self.strips["b"],
+            "decisions": self.maps["a"], "decisions b": self.maps["b"],
+        }  # fmt: skip
 
-    def __init__(self, state: RoutingState) -> None:
-        self.state, self.safe = state, guarded(state)
-        self.threads = calibrate_threads()
-        self.charts = {name: Chart(label=label) for name, label in CHARTS.items()}
-        self.strip, self.map = (
-            TokenStrip(),
-            DecisionMap(label="Which expert the router gives each point of the plane to"),
+    def more_parts(self) -> dict[str, Any]:
+        self.token = (0, 0)
+        self.whatif, self.data = WhatIfPart(self), DataPart(self)
+        what_if, data = (
+            Folded("What if: edit the router", self.whatif.widget),
+            Folded("Your own data", self.data.widget),
         )
-        self.due = {"charts": 0.0, "probe": 0.0, "held out": 0.0}  # when each is to be drawn next
-        self._make_controls()
-        self.widget = self._lay_out()
-        self._show_mechanism()
-        self.reset()
+        what_if.toggle.observe(self.safe(lambda _: self.paused()), names=["value"])
+        self.what_if = what_if
+        return {"left": [data], "right": [what_if], "named": {"whatif": what_if, "data": data}}
 
-    # -- the run -------------------------------------------------------------------------------------------------
-    def reset(self) -> None:
-        """A fresh run of what is set, at step 0, with the same seed."""
-        fresh = self.state.experiment()  # first: if it cannot be made, the old run stays
-        if self.trainer is not None:
-            self.trainer.pause()
-            self.experiment.close()
-        self.experiment = fresh
-        self.trainer = LiveTrainer(fresh, self.draw, self._failed, frame_seconds=CANVAS_SECONDS)
-        self.layers = fresh.recorder.routers() if fresh.recorder else []
+    def preset_titles(self) -> list[tuple[str, str]]:
+        return [(preset.title, name) for name, preset in PRESETS.items()]
+
+    # -- the run -----------------------------------------------------------------------------------------------------
+    def begun(self) -> None:
+        run = self.runs.a.experiment
+        self.layers = run.recorder.routers() if run.recorder else []
         self.names = [view.short_layer(path) for path in self.layers]
-        self.probe = view.Probe.of(fresh)
-        self.points = Batch(
-            *(part[:256] for part in self.probe.batch)
-        )  # of the decision map: enough to see, few to send
-        self.held_out: tuple[list[int], list[float]] = ([], [])
-        self.due = dict.fromkeys(self.due, 0.0)
+        self.probe = view.Probe.of(run)
+        self.token = (0, min(8, self.probe.batch.inputs.shape[1] - 1) if self.probe.texts else 0)
         self.state.layer = min(self.state.layer, len(self.layers) - 1)
-        self.layer.options = [(name, i) for i, name in enumerate(self.names)]
-        self.layer.value = self.state.layer
-        self.strip.layout.display = "" if fresh.data.kind == "tokens" else "none"
-        self.map.layout.display = "" if self.is_map else "none"
-        self.draw()
+        self.whatif.begin()
+        self.data.follow()
 
-    def train(self) -> None:
-        """Begin, or go on."""
-        self.state.error = None
-        self.started_at = time.monotonic()
-        self._trainer.start()
-        self._follow()
+    def look(self, run: Run[Moment]) -> Moment:
+        return view.look(run.experiment, self.probe)
 
-    def pause(self) -> None:
-        """Stop after the step under way, and draw everything as it then is."""
-        self._trainer.pause()
-        self._follow()
+    def scene(self, run: Run[Moment]) -> Scene:
+        i = min(self.state.layer, len(run.experiment.recorder.routers()) - 1)  # type: ignore[union-attr]
+        return Scene(run.experiment, run.timeline, self.probe, run.held_out, i, self.state.cursor, self.token)
 
-    def one_step(self) -> None:
-        """Pause, then take one step."""
-        self.state.error = None
-        self._trainer.pause()
-        self.experiment.advance()
-        self.draw()
-
-    def set_knob(self, name: str, value: Any) -> None:
-        """A control was moved: a live knob acts from the next step on; any other starts the run anew, before its first step."""
-        if value == self.state.values.get(name):
+    def choose_token(self, place: dict[str, int]) -> None:
+        """A token was clicked: its path, and its decision number by number."""
+        if not place:
             return
-        try:
-            self.state.assign(name, value)
-            if self.experiment.step and self.state.knobs()[name].live:
-                self.experiment.set(**{name: value})
-            else:
-                self.reset()
-        finally:
-            self.controls[name].value = self.state.values[name]  # as it was, if the value was refused
+        sequences, positions = len(self.probe.texts), self.probe.batch.inputs.shape[1]
+        if 0 <= place["sequence"] < sequences and 0 <= place["position"] < positions:
+            self.token = (place["sequence"], place["position"])
+            self.show()
 
-    def choose(self, **what: str) -> None:
-        """Another mechanism or task: a new run."""
-        self.state.choose(**what)
-        self._fill_knobs()
-        self._show_mechanism()
-        self.reset()
-
-    def choose_seed(self, seed: int) -> None:
-        """Another seed: a new run."""
-        self.state.seed = seed
-        self.reset()
+    def token_name(self, token: tuple[int, int]) -> str:
+        """A token and what stands before it, or a point's number."""
+        if not self.probe.texts:
+            return f"point {token[1]}"
+        text, at = self.probe.texts[token[0]], token[1]
+        return f"“{''.join(text[max(0, at - 6) : at])}[{text[at]}]”"
 
     def choose_layer(self, layer: int | None) -> None:
-        """Which layer the pictures are about; None while the menu is being filled."""
         if layer is not None and layer != self.state.layer:
             self.state.layer = layer
-            self.draw()
+            self.whatif.begin()
+            self.show()
 
-    @property
-    def _trainer(self) -> LiveTrainer:
-        assert self.trainer is not None
-        return self.trainer
+    # -- drawing -----------------------------------------------------------------------------------------------------
+    def draw_live(self, everything: bool) -> None:
+        """The decision map while it learns; at a step that is looked back at, it stands still."""
+        for side, run in self.runs.sides.items():
+            if self.state.cursor < 0 and view.is_plane(run.experiment) and (everything or self.maps[side].ready):
+                self._draw_map(side, view.decision_map(run.experiment))
 
-    def _failed(self, error: Exception) -> None:
-        """The run ended with an error, outside of any callback: say so in the same card."""
-
-        def fail() -> None:
-            raise error
-
-        self.safe(fail)()
-        self._follow()
-
-    def _follow(self) -> None:
-        """Bring the state, the buttons and what may be changed in line with the run."""
-        running = self._trainer.running
-        started = running or self.experiment.step > 0
-        self.state.running, self.state.step = running, self.experiment.step
-        self.buttons["Train"].disabled = self.buttons["Step"].disabled = running
-        self.buttons["Pause"].disabled = not running
-        for name, one in self.controls.items():
-            knob = self.state.knobs()[name]
-            one.disabled = started and not knob.live
-            one.tooltip = knob.meaning + (
-                " (fixed while a run is under way: press Reset first)" if one.disabled else ""
+    def _draw_map(self, side: str, grid: tuple[Any, Any, view.Bounds]) -> None:
+        run, points = self.runs.sides[side].experiment, self.probe.points
+        if points is not None:
+            expert, margin, bounds = grid
+            E = run.recording.experts(self.layers[0])
+            self.maps[side].show(
+                expert, margin, points.inputs, points.labels, bounds, label_names=run.data.label_names, n_experts=E
             )
 
-    # -- drawing -------------------------------------------------------------------------------------------------
-    @property
-    def is_map(self) -> bool:
-        """Whether the inputs are points of a plane."""
-        return self.experiment.data.kind == "vectors" and self.experiment.data.width == 2
-
-    def draw(self) -> None:
-        """Draw what is due, or everything when the run stands still, because nothing would follow."""
-        if self._trainer.running and self._alone():
-            self.pause()  # which draws everything, for whoever comes back
-            return
-        everything, now = not self._trainer.running, time.perf_counter()
-        if self.is_map and (everything or self.map.ready):
-            self._draw_map()
-        if everything or now >= self.due["held out"]:
-            self._measure_held_out()
-        if everything or now >= self.due["probe"]:
-            self._draw_probe()
-            self.due["probe"] = now + max(CHART_SECONDS, (time.perf_counter() - now) / PROBE_SHARE)
-        if everything or now >= self.due["charts"]:
-            self.due["charts"] = max(now, self.due["charts"] + CHART_SECONDS)
-            self._draw_charts(everything)
-        if everything:
-            self._follow()
-
-    def _alone(self) -> bool:
-        """Whether no view has drawn a frame for a minute."""
-        seen = [one.last_acknowledged for one in (*self.charts.values(), self.strip, self.map)]
-        newest = max([self.started_at, *(one for one in seen if one is not None)])
-        return time.monotonic() - newest > ALONE_SECONDS
-
-    def _draw_charts(self, everything: bool) -> None:
-        run, i = self.experiment, self.state.layer
-        c, now, layer = view.curves(run), view.recent_load(run.recording), self.layers[i]
-        unit = "nats/byte" if run.data.kind == "tokens" else "of the variance"
-        load = c.load.get(layer, torch.zeros(0, run.recording.experts(layer)))
-        violation = {view.short_layer(path): values for path, values in c.violation.items()}
-        pictures: dict[str, Callable[[], Any]] = {
-            "loss": lambda: loss_curve.as_dict(c.steps, c.loss, *self.held_out, unit=unit),
-            "load": lambda: load_over_steps.as_dict(c.steps, load, title=f"Load of each expert, {self.names[i]}"),
-            "balance": lambda: balance.as_dict(c.steps, violation, view.floor(run, layer)),
-            "entropy": lambda: entropy.as_dict(c.steps, c.load_entropy.get(layer), c.token_entropy.get(layer)),
-            "map": lambda: load_map.as_dict(now * now.shape[-1], self.names, step=run.step),
-        }
-        for name, picture in pictures.items():
-            if everything or self.charts[name].ready:
-                self.charts[name].show(picture())
-        self.advice.value = f"<p>{escape(view.what_to_look_at(run, now))}</p>"
-        values = view.status(run, self._trainer.steps_per_second, self.threads)
-        self.status.value = (
-            "<p>" + " · ".join(f"{escape(k)} <b>{escape(str(v))}</b>" for k, v in values.items()) + "</p>"
-        )
-
-    def _draw_probe(self) -> None:
-        """The same held-out sequences again and again: the token strip, and who takes which domain."""
-        run, i = self.experiment, self.state.layer
-        seen, E = view.routed(run, self.probe.batch), run.recording.experts(self.layers[i])
-        share, nmi = view.shares(seen, i, E, len(run.data.label_names))
-        self.charts["specialisation"].show(
-            specialisation.as_dict(share, run.data.label_names, nmi=nmi, layer=self.names[i])
-        )
-        if run.data.kind == "tokens":
-            self.strip.show(
-                self.probe.texts, seen.index, seen.weights, seen.margin,
-                names=self.names, sequence_names=self.probe.names, n_experts=E,
+    def draw_views(self, side: str, scene: Scene) -> None:
+        moment = scene.moment
+        if self.state.cursor >= 0 and moment.grid is not None:
+            self._draw_map(side, moment.grid)
+        if self.probe.texts:
+            self.strips[side].show(
+                self.probe.texts, moment.index, moment.weights, moment.margin,
+                names=scene.names, sequence_names=self.probe.names, n_experts=scene.E,
             )  # fmt: skip
 
-    def _draw_map(self) -> None:
-        grid, margin, bounds = view.decision_map(self.experiment)
-        E, clusters = self.experiment.recording.experts(self.layers[0]), self.experiment.data.label_names
-        points = self.points
-        self.map.show(grid, margin, points.inputs, points.labels, bounds, label_names=clusters, n_experts=E)
+    def refill(self) -> None:
+        for side in "ab":
+            there = side in self.runs.sides
+            run = self.runs.a.experiment
+            self.strips[side].layout.display = "" if there and self.probe.texts else "none"
+            self.maps[side].layout.display = "" if there and view.is_plane(run) else "none"
+        super().refill()
+        for name in self.state.hide:
+            for key in (name, f"{name} b"):
+                if key in self.own_views:
+                    self.own_views[key].layout.display = "none"
 
-    def _measure_held_out(self) -> None:
-        """The loss on data that training never sees: every few seconds, and whenever the run stands still."""
-        steps, losses = self.held_out
-        newest, began = self.experiment.step - 1, time.perf_counter()
-        if newest >= 0 and newest not in steps:
-            losses.append(self.experiment.examine(watch="*/index")[0])
-            steps.append(newest)
-        ended = time.perf_counter()
-        self.due["held out"] = ended + max(HELD_OUT_SECONDS, (ended - began) / HELD_OUT_SHARE)
+    def paused(self) -> None:
+        """What-if is computed when it is open, for it costs two forward passes."""
+        if self.what_if.toggle.value:
+            self.whatif.show()
 
-    # -- the widgets ---------------------------------------------------------------------------------------------
-    def _make_controls(self) -> None:
-        titles = [(explorer.spec(name).title, name) for name in explorer.names("routing")]
-        self.mechanism = dropdown("mechanism", titles, self.state.mechanism)
-        self.task = dropdown("task", [(label, name) for name, (label, _) in TASKS.items()], self.state.task)
-        self.seed = whole_number("seed", self.state.seed, 0, 2**32 - 1)
-        self.layer = dropdown("layer shown", [], None)
-        changes: list[tuple[W.ValueWidget, Callable[[Any], None]]] = [
-            (self.mechanism, lambda value: self.choose(mechanism=value)),
-            (self.task, lambda value: self.choose(task=value)),
-            (self.seed, self.choose_seed),
-            (self.layer, self.choose_layer),
-        ]
-        for one, change in changes:
-            one.observe(self.safe(lambda event, change=change: change(event["new"])), names=["value"])
-        actions = {"Train": self.train, "Pause": self.pause, "Step": self.one_step, "Reset": self.reset}
-        self.buttons = {name: W.Button(description=name, tooltip=BUTTONS[name]) for name in actions}
-        self.buttons["Train"].button_style = "primary"
-        for name, action in actions.items():
-            self.buttons[name].on_click(self.safe(lambda _, action=action: action()))
-        self.status, self.advice = W.HTML().add_class("ge-status"), W.HTML().add_class("ge-text")
-        self.about, self.code, self.knobs = W.HTMLMath(), W.VBox(), W.VBox().add_class("ge-knobs")
-        self._fill_knobs()
+    # -- in words ----------------------------------------------------------------------------------------------------
+    def advice(self, scene: Scene) -> str:
+        return " ".join(advice.advice(scene.run, scene.now, None if scene.cursor < 0 else scene.step))
 
-    def _fill_knobs(self) -> None:
-        knobs = self.state.knobs()
-        self.controls = {name: control(name, knob, self.state.values[name]) for name, knob in knobs.items()}
-        for name, one in self.controls.items():
-            one.observe(self.safe(lambda event, name=name: self.set_knob(name, event["new"])), names=["value"])
-        self.knobs.children = tuple(self.controls.values())
+    def status(self, run: Run[Moment]) -> dict[str, Any]:
+        return view.status(run.experiment, self._trainer.steps_per_second, self.threads)
 
-    def _show_mechanism(self) -> None:
-        spec = self.state.spec
-        paper = f"{spec.paper.authors} ({spec.paper.year}), {spec.paper.title}, arXiv {spec.paper.arxiv}"
-        heading = f"<h2>{escape(spec.title)}</h2><p>{escape(spec.summary)}</p>"
-        self.about.value = f"{heading}<p>$${spec.equation}$$</p><small>{escape(paper)}</small>"
-        self.code.children = (show_the_code(spec, self.state.theme),)
+    def stamp(self) -> str:
+        shown = self.runs.step if self.state.cursor < 0 else self.state.cursor
+        return " | ".join(view.stamp(run.experiment, shown) for run in self.runs.sides.values())
 
-    def _lay_out(self) -> W.Widget:
-        buttons = W.HBox(list(self.buttons.values())).add_class("ge-buttons")
-        menus = [
-            self.mechanism,
-            self.task,
-            self.seed,
-            buttons,
-            self.status,
-            text("Knobs", "h2"),
-            self.knobs,
-            self.layer,
-        ]
-        left = W.VBox(menus).add_class("ge-controls")
-        pictures = W.VBox([self.map, *self.charts.values(), self.strip]).add_class("ge-charts")
-        for wide in (self.map, self.strip):
-            wide.add_class("ge-wide")
-        right = W.VBox([self.advice, pictures, self.about, self.code]).add_class("ge-main")
-        body = W.HBox([left, right]).add_class("ge-columns")
-        return page("Routing lab", INTRODUCTION, notices(self.state), error_card(self.state), body)
+
+# -- the pictures, each from a scene -------------------------------------------------------------------------------------
+def _loss(s: Scene) -> Any:
+    return f.loss_curve.as_dict(s.curves.steps, s.curves.loss, *s.held_out, unit=s.unit)
+
+
+def _load(s: Scene) -> Any:
+    load = s.curves.load.get(s.layer, s.now.new_zeros(0, s.E))
+    return f.load_over_steps.as_dict(s.curves.steps, load, title=f"Load of each expert, {s.name}")
+
+
+def _balance(s: Scene) -> Any:
+    violation = {view.short_layer(path): values for path, values in s.curves.violation.items()}
+    return f.balance.as_dict(s.curves.steps, violation, view.floor(s.run, s.layer))
+
+
+def _entropy(s: Scene) -> Any:
+    return f.entropy.as_dict(s.curves.steps, s.curves.load_entropy.get(s.layer), s.curves.token_entropy.get(s.layer))
+
+
+def _can_drop(s: Scene) -> bool:
+    """Whether the router has limited room, or left a token of the probe without an expert."""
+    return "capacity_factor" in s.run.knobs or bool((s.moment.index[..., 0] < 0).any())
+
+
+def _drops(s: Scene) -> Any:
+    dropped = {view.short_layer(path): values for path, values in s.curves.empty.items()}
+    return f.drops.as_dict(s.curves.steps, dropped, s.run.knobs.get("capacity_factor"), of="slots")
+
+
+def _has_bias(s: Scene) -> bool:
+    return bool(s.timeline.moments) and s.timeline.moments[-1].bias is not None
+
+
+def _bias(s: Scene) -> Any:
+    import torch
+
+    rows = [moment.bias[s.i] for moment in s.timeline.moments if moment.bias is not None]
+    return f.bias_trajectory.as_dict(torch.tensor(s.timeline.steps), torch.stack(rows), layer=s.name)
+
+
+def _path(s: Scene) -> Any:
+    moment, (b, t) = s.moment, s.token
+    token = s.probe.texts[b][t] if s.probe.texts else f"point {t}"
+    picked = [one[:, b, t] for one in (moment.index, moment.weights, moment.probs)]
+    return f.token_path.as_dict(*picked[:2], s.names, s.E, token, picked[2])
+
+
+def _margins(s: Scene) -> Any:
+    return f.margin_histogram.as_dict(s.moment.margin[s.i].reshape(-1), s.name)
+
+
+def _specialisation(s: Scene) -> Any:
+    labels = s.probe.labels
+    share, nmi = view.shares(s.moment, s.i, s.probe.batch.labels, s.E, len(labels))
+    return f.specialisation.as_dict(share, labels, nmi=nmi, layer=s.name)
+
+
+def _has_pairs(s: Scene) -> bool:
+    return s.moment.index.shape[-1] > 1
+
+
+def _coactivation(s: Scene) -> Any:
+    return f.coactivation_map.as_dict(metrics.co_activation(s.index(s.i), s.E), s.name)
+
+
+def _cosine(s: Scene) -> Any:
+    rows = s.moment.cosine
+    return f.router_cosine.as_dict(rows[s.i] if rows else s.now.new_zeros(0, 0), s.name)
+
+
+def _plane(s: Scene) -> Any:
+    if not s.moment.plane:
+        return f.router_plane.as_dict(s.now.new_zeros(0, 2), s.now.new_zeros(0, 2), [], float("nan"), s.name)
+    rows, tokens, explained = s.moment.plane[s.i]
+    return f.router_plane.as_dict(rows, tokens, s.index(s.i)[: len(tokens), 0], float(explained), s.name)
+
+
+def _map(s: Scene) -> Any:
+    return f.load_map.as_dict(s.utilisation, s.names, step=s.step)
+
+
+def _percentiles(s: Scene) -> Any:
+    return f.utilisation_percentiles.as_dict(s.utilisation, s.names)
+
+
+def _both_losses(a: Scene, b: Scene) -> Any:
+    names = (a.run.spec.title, b.run.spec.title)
+    forked = next((step for step, what in b.run.recording.header["events"] if str(what).startswith("forked")), None)
+    return f.two_losses.as_dict(
+        a.curves.steps, a.curves.loss, b.curves.steps, b.curves.loss, *names, unit=a.unit, forked_at=forked
+    )
+
+
+def _difference(a: Scene, b: Scene) -> Any:
+    """Experts have no names of their own: B's are renumbered as those of A that get the same tokens."""
+    import torch
+
+    if not len(a.now) or not len(b.now):
+        return f.utilisation_difference.as_dict(a.now, b.now, [], [], [])
+    matched = view.match_experts(a, b)
+    padded = torch.cat([b.utilisation, torch.full((len(b.utilisation), 1), torch.nan)], dim=1)  # -1: no expert of B
+    rows = [padded[i, one.permutation] for i, one in enumerate(matched)]
+    numbers = [one.permutation.tolist() for one in matched]
+    agreement = [float(one.agreement) for one in matched]
+    L = len(matched)
+    return f.utilisation_difference.as_dict(a.utilisation[:L], torch.stack(rows), numbers, a.names[:L], agreement)
+
+
+LAB = RoutingLab

@@ -1,20 +1,26 @@
-"""What the routing lab shows of a run, as arrays: computed from the recording and from a fixed probe of held-out data."""
+"""What the routing lab shows of a run, as arrays: from its recording, and from a fixed probe of held-out data."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from explorer import metrics
 from explorer.experiment import POINTS, Experiment
 from explorer.recorder import record
 from explorer.recording import Recording
+from explorer.recording_file import versions
 from explorer.tasks import Batch
 from widgets.states.curves import binned
+from widgets.states.timeline import Timeline
 
 RECENT = 20  # steps that "now" means for a load
 GRID = 48  # points along one side of the decision map
+Bounds = tuple[float, float, float, float]
 
 
 def short_layer(path: str) -> str:
@@ -25,9 +31,10 @@ def short_layer(path: str) -> str:
     return "layer 0" if path == "ffn" else path
 
 
+# -- the course of a run ---------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Curves:
-    """steps (P,); loss (P,); by layer: load (P, E), violation (P,), load_entropy (P,), token_entropy (P,)."""
+    """steps (P,); loss (P,); by layer: load (P, E), violation (P,), load_entropy (P,), token_entropy (P,), empty (P,)."""
 
     steps: Tensor
     loss: Tensor
@@ -35,42 +42,64 @@ class Curves:
     violation: dict[str, Tensor]
     load_entropy: dict[str, Tensor]
     token_entropy: dict[str, Tensor]
+    empty: dict[str, Tensor]
 
 
 def curves(experiment: Experiment) -> Curves:
     """The course of the run in at most 150 points a curve."""
     recording = experiment.recording
     loss = experiment.losses()
-    load, violation, load_entropy, token_entropy = {}, {}, {}, {}
+    found: dict[str, dict[str, Tensor]] = {
+        name: {} for name in ("load", "violation", "load_entropy", "token_entropy", "empty")
+    }
     for layer in recording.layers():
         _, counts = recording.counts(layer)
-        load[layer] = metrics.load_fraction(binned(counts))
-        violation[layer] = binned(metrics.max_violation(counts))
-        load_entropy[layer] = binned(metrics.load_entropy(counts))
-        token_entropy[layer] = binned(recording.series["routing"][layer].rows()[:, 1])
+        routing = recording.series["routing"][layer].rows()
+        found["load"][layer] = metrics.load_fraction(binned(counts))
+        found["violation"][layer] = binned(metrics.max_violation(counts))
+        found["load_entropy"][layer] = binned(metrics.load_entropy(counts))
+        found["token_entropy"][layer] = binned(routing[:, 1])
+        found["empty"][layer] = binned(recording.series["loads"][layer].rows()[:, 1] / slots(experiment, layer))
     steps = binned(torch.arange(len(loss), dtype=torch.float64))
-    return Curves(steps, binned(loss), load, violation, load_entropy, token_entropy)
+    return Curves(steps, binned(loss), **found)
 
 
-def recent_load(recording: Recording) -> Tensor:
-    """(L, E): share of the newest steps' assignments, by layer; layers with fewer experts are padded with NaN."""
-    rows = [metrics.load_fraction(recording.counts(layer)[1][-RECENT:].sum(0)) for layer in recording.layers()]
-    return (
-        torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=torch.nan) if rows else torch.zeros(0, 0)
-    )
+def slots(experiment: Experiment, layer: str) -> float:
+    """How many slots all tokens of a step have together, in a layer."""
+    return tokens_a_step(experiment) * float(getattr(_router(experiment, layer), "slots", 1))
+
+
+def tokens_a_step(experiment: Experiment) -> int:
+    """Or points, of a task of vectors."""
+    vectors = experiment.data.kind == "vectors"
+    return int(experiment.settings["batch"]) * (POINTS if vectors else experiment.data.sequence)
+
+
+def recent_load(recording: Recording, step: int | None = None) -> Tensor:
+    """(L, E): share of the newest steps' assignments up to a step, by layer; layers with fewer experts end in NaN."""
+    end = None if step is None else step + 1
+    rows = []
+    for layer in recording.layers():
+        counts = recording.counts(layer)[1][:end]
+        rows.append(metrics.load_fraction(counts[-RECENT:].sum(0)))
+    if not rows:
+        return torch.zeros(0, 0)
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=torch.nan)
 
 
 def floor(experiment: Experiment, layer: str) -> tuple[float, float]:
     """(mean, 95 % quantile) of MaxVio if a step's tokens were thrown at random: no router can be judged below it."""
-    recording = experiment.recording
-    E = recording.experts(layer)
+    E = experiment.recording.experts(layer)
+    k = max(1, min(E, round(float(getattr(_router(experiment, layer), "slots", 1)))))
+    return metrics.max_violation_floor(tokens_a_step(experiment), E, k)
+
+
+def _router(experiment: Experiment, layer: str) -> nn.Module:
     assert experiment.recorder is not None
-    k = max(1, min(E, round(float(getattr(experiment.recorder.modules[layer], "slots", 1)))))
-    vectors = experiment.data.kind == "vectors"
-    tokens = experiment.settings["batch"] * (POINTS if vectors else experiment.data.sequence)
-    return metrics.max_violation_floor(tokens, E, k)
+    return experiment.recorder.modules[layer]
 
 
+# -- the probe ---------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Probe:
     """A few held-out sequences (or all held-out points) that are shown again and again while the model changes."""
@@ -78,40 +107,91 @@ class Probe:
     batch: Batch
     names: list[str]  # of the sequences: their domains
     texts: list[list[str]]  # of their tokens
+    labels: list[str]  # what the numbers in batch.labels are called
+    points: Batch | None = None  # of the decision map: enough to see, few to send
 
     @classmethod
     def of(cls, experiment: Experiment, sequences: int = 4) -> "Probe":
-        batch = experiment.data.held_out()
-        if experiment.data.kind == "vectors":
-            return cls(batch, [], [])
-        first = [int((batch.labels[:, 0] == c).nonzero()[0]) for c in range(len(experiment.data.label_names))]
-        rows = (first * sequences)[:sequences] if len(first) < sequences else first[:sequences]
-        picked = Batch(*(part[rows] for part in batch))
-        names = [experiment.data.label_names[int(c)] for c in picked.labels[:, 0]]
-        return cls(picked, names, [experiment.data.decode(row) for row in picked.inputs])
+        data = experiment.data
+        batch = data.held_out()
+        if data.kind == "vectors":
+            return cls(batch, [], [], data.label_names, Batch(*(part[:256] for part in batch)))
+        domains = len(data.label_names)
+        first = [
+            int((batch.labels[:, 0] == c).nonzero()[i]) for i in range(-(-sequences // domains)) for c in range(domains)
+        ]
+        picked = Batch(*(part[first[:sequences]] for part in batch))
+        names = [data.label_names[int(c)] for c in picked.labels[:, 0]]
+        return cls(picked, names, [data.decode(row) for row in picked.inputs], data.label_names)
 
 
 @dataclass(frozen=True)
-class Routed:
-    """What the routers make of some tokens: index and weights (L, B, T, K), margin (L, B, T), labels (B, T) or (B,)."""
+class Moment:
+    """What the routers make of the probe at one step; layers are stacked, since a host's layers are alike.
 
-    layers: list[str]
+    index and weights (L, ..., K), the strongest slot first, -1: empty; probs (L, ..., E); margin (L, ...); `...` is
+    (B, T) of tokens or (B,) of points. plane: of each layer its router's rows and what it reads, in one plane.
+    """
+
+    step: int
+    loss: float
     index: Tensor
     weights: Tensor
     margin: Tensor
-    labels: Tensor
-    loss: float
+    probs: Tensor
+    bias: Tensor | None = None  # (L, E), of routers that balance by one
+    cosine: list[Tensor] = field(default_factory=list)
+    plane: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+    grid: tuple[Tensor, Tensor, Bounds] | None = None
 
 
-def routed(experiment: Experiment, batch: Batch) -> Routed:
-    """The decisions of the model as it is now; layers are stacked (all layers of a host have the same mechanism)."""
-    loss, seen = experiment.examine(batch, ["*/index", "*/weights", "*/probs"])
-    layers = seen.layers()
-    index = torch.stack([seen.last(f"{layer}/index") for layer in layers])
-    weights = torch.stack([seen.last(f"{layer}/weights") for layer in layers])
-    margin = torch.stack([_margin(seen.last(f"{layer}/probs"), index.shape[-1]) for layer in layers])
-    order = weights.argsort(dim=-1, descending=True, stable=True)  # the strongest slot first, empty ones last
-    return Routed(layers, index.gather(-1, order), weights.gather(-1, order), margin, batch.labels, loss)
+def look(experiment: Experiment, probe: Probe) -> Moment:
+    """The model as it is now; the run itself notices nothing."""
+    assert experiment.recorder is not None
+    layers = experiment.recorder.routers()
+    routers = [_router(experiment, layer) for layer in layers]
+    taps = [tap for tap in ("index", "weights", "probs", "bias") if tap in routers[0].taps]  # type: ignore[operator]
+    with _read_by(routers) as read:
+        loss, seen = experiment.examine(probe.batch, [f"*/{tap}" for tap in taps])
+    stacked = {tap: torch.stack([seen.last(f"{layer}/{tap}") for layer in layers]) for tap in taps}
+    index, weights = stacked["index"], stacked["weights"]
+    probs = stacked.get("probs", torch.zeros(*index.shape[:-1], 0))
+    order = weights.argsort(dim=-1, descending=True, stable=True)
+    rows = [
+        router_rows(router, experiment.recording.experts(layer)) for layer, router in zip(layers, routers, strict=True)
+    ]
+    known = [row for row in rows if row is not None]
+    return Moment(
+        experiment.step, loss, index.gather(-1, order), weights.gather(-1, order), _margin(probs, index.shape[-1]), probs,
+        stacked.get("bias"),
+        [metrics.cosine(row) for row in known],
+        [metrics.plane(row, x) for row, x in zip(known, read, strict=True)] if len(known) == len(read) else [],
+        decision_map(experiment) if is_plane(experiment) else None,
+    )  # fmt: skip
+
+
+def router_rows(router: nn.Module, n_experts: int) -> Tensor | None:
+    """(E, D): the vectors that a linear router compares a token with; None where it has none."""
+    for parameter in router.parameters():
+        if parameter.ndim == 2 and len(parameter) == n_experts:
+            return parameter.detach().float()
+    return None
+
+
+@contextmanager
+def _read_by(routers: list[nn.Module]) -> Iterator[list[Tensor]]:
+    """While inside, collects (at most 256, D): what each router reads."""
+    read: list[Tensor] = []
+    hooks = [one.register_forward_pre_hook(lambda _, given: read.append(_some(given[0]))) for one in routers]
+    try:
+        yield read
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _some(x_BTD: Tensor, most: int = 256) -> Tensor:
+    return x_BTD.detach().reshape(-1, x_BTD.shape[-1])[:most].float()
 
 
 def _margin(probs: Tensor, k: int) -> Tensor:
@@ -119,17 +199,12 @@ def _margin(probs: Tensor, k: int) -> Tensor:
     return metrics.margin(probs, min(k, E - 1)) if E > 1 else torch.zeros(probs.shape[:-1])
 
 
-def shares(routed_: Routed, layer: int, n_experts: int, n_labels: int) -> tuple[Tensor, float]:
-    """(C, E) share of each label's assignments that went to each expert of a layer, and the NMI of expert and label."""
-    index, labels = routed_.index[layer], routed_.labels
-    index = index.reshape(*labels.shape, -1)
-    top1 = index[..., 0]
-    taken = top1 >= 0
-    nmi = float(metrics.nmi(top1[taken], labels[taken])) if bool(taken.any()) else 0.0
-    return metrics.label_share(index, labels, n_experts, n_labels), nmi
+def is_plane(experiment: Experiment) -> bool:
+    """Whether the inputs are points of a plane."""
+    return bool(experiment.data.kind == "vectors" and experiment.data.width == 2)
 
 
-def decision_map(experiment: Experiment) -> tuple[Tensor, Tensor, tuple[float, float, float, float]]:
+def decision_map(experiment: Experiment) -> tuple[Tensor, Tensor, Bounds]:
     """(expert (H, W), margin (H, W), bounds): which expert the router gives each point of the plane to; -1: none.
 
     The router alone is asked, thirty times a second: what the experts would make of the points is not on the map.
@@ -150,33 +225,95 @@ def decision_map(experiment: Experiment) -> tuple[Tensor, Tensor, tuple[float, f
     return strongest.reshape(GRID, GRID), margin.reshape(GRID, GRID), (x_low, x_high, y_low, y_high)
 
 
-def what_to_look_at(experiment: Experiment, now: Tensor) -> str:
-    """One to three sentences about the run as it stands; `now` is recent_load's (L, E)."""
-    if not len(now) or experiment.step < 5:
-        return (
-            "Press Train. In the second picture every line is one expert: the share of the tokens it gets. Do the lines "
-            "stay near the dashed fair share, or do a few experts take everything?"
-        )
-    fair = 1 / now.shape[1]
-    if float(now.max()) < 1.1 * fair:
-        return "Every expert gets about its fair share of the tokens, in every layer."
-    layer = int(now.max(1).values.argmax())
-    top, dead = float(now[layer].max()), int((now < 0.01 * fair).sum())
-    where = short_layer(experiment.recording.layers()[layer])
-    parts = [f"In {where} the busiest expert ({int(now[layer].argmax())}) takes {top / fair:.1f} times its fair share."]
-    if dead:
-        parts.append(f"{dead} of {now.numel()} experts get next to nothing: without tokens they do not learn.")
-    if top / fair > 2.5 and "aux_loss" in experiment.knobs:
-        parts.append("To repair it, raise the auxiliary loss while it trains and watch the lines come together.")
-    return " ".join(parts)
+def shares(moment: Moment, layer: int, labels: Tensor, n_experts: int, n_labels: int) -> tuple[Tensor, float]:
+    """(C, E) share of each label's assignments that went to each expert of a layer, and the NMI of expert and label."""
+    index = moment.index[layer].reshape(*labels.shape, -1)
+    top1 = index[..., 0]
+    taken = top1 >= 0
+    nmi = float(metrics.nmi(top1[taken], labels[taken])) if bool(taken.any()) else 0.0
+    return metrics.label_share(index, labels, n_experts, n_labels), nmi
+
+
+# -- one run at the step that is looked at -------------------------------------------------------------------------------
+class Scene:
+    """All that pictures of one run draw from; computed when first asked for, and once."""
+
+    def __init__(
+        self, experiment: Experiment, timeline: Timeline[Moment], probe: Probe, held_out: tuple[list[int], list[float]],
+        layer: int, cursor: int, token: tuple[int, int],
+    ) -> None:  # fmt: skip
+        self.run, self.timeline, self.probe, self.held_out = experiment, timeline, probe, held_out
+        self.i, self.cursor, self.token = layer, cursor, token
+        assert experiment.recorder is not None
+        self.layers = experiment.recorder.routers()
+        self.names = [short_layer(path) for path in self.layers]
+        self.layer, self.name = self.layers[layer], self.names[layer]
+        self.E = experiment.recording.experts(self.layer)
+
+    @property
+    def step(self) -> int:
+        """The step looked at."""
+        return self.run.step if self.cursor < 0 else min(self.cursor, self.run.step)
+
+    @property
+    def marker(self) -> float | None:
+        """Where the pictures over steps have their cursor; None at the newest step."""
+        return None if self.cursor < 0 else float(self.step)
+
+    @cached_property
+    def curves(self) -> Curves:
+        return curves(self.run)
+
+    @cached_property
+    def now(self) -> Tensor:
+        """(L, E): recent_load at the step looked at."""
+        return recent_load(self.run.recording, None if self.cursor < 0 else self.step)
+
+    @cached_property
+    def utilisation(self) -> Tensor:
+        """(L, E): load / ideal load at the step looked at."""
+        return self.now * self.now.shape[-1]
+
+    @cached_property
+    def moment(self) -> Moment:
+        found = self.timeline.at(self.step)
+        assert found is not None, "the probe is looked at when a run begins"
+        return found
+
+    @property
+    def unit(self) -> str:
+        return "nats/byte" if self.run.data.kind == "tokens" else "of the variance"
+
+    def index(self, layer: int) -> Tensor:
+        """(N, K): what every token of the probe got in a layer."""
+        return self.moment.index[layer].reshape(-1, self.moment.index.shape[-1])
+
+
+def match_experts(a: Scene, b: Scene) -> list[metrics.matching.Matching]:
+    """By layer: which expert of B is which of A, by the tokens of the probe that they share."""
+    return [metrics.match_experts(a.index(i), b.index(i), a.E, b.E) for i in range(min(len(a.layers), len(b.layers)))]
 
 
 def status(experiment: Experiment, steps_per_second: float, threads: int) -> dict[str, Any]:
     """The status line, as values."""
     size = experiment.count()
-    header = experiment.recording.header
     return {
         "step": experiment.step, "steps/s": f"{steps_per_second:.0f}" if steps_per_second else "-", "seed": experiment.seed,
-        "device": str(experiment.device), "kernel": ", ".join(header["kernel"]) or "-", "threads": threads,
+        "device": str(experiment.device), "kernel": kernel(experiment), "threads": threads,
         "parameters": f"{size.parameters:,}", "active FLOPs a token": f"{size.flops:,.0f}",
     }  # fmt: skip
+
+
+def kernel(experiment: Experiment) -> str:
+    """What computed the newest step."""
+    return ", ".join(experiment.recording.header["kernel"]) or "-"
+
+
+def stamp(experiment: Experiment, step: int) -> str:
+    """What an exported picture says about itself."""
+    task = type(experiment.task).__name__.lower()
+    made = " · ".join(f"{name} {version}" for name, version in versions().items())
+    return (
+        f"{experiment.spec.name} · {task} · seed {experiment.seed} · step {step} · {experiment.device} · kernel "
+        f"{kernel(experiment)} · {made}"
+    )

@@ -1,7 +1,13 @@
-"""Views for what moves: a plotly chart, text coloured by expert, and a gate's decision map; each a thin anywidget."""
+"""Views for what moves: a plotly chart, text coloured by expert, a gate's decision map; and the ways in and out of a page.
+
+Each is a thin anywidget. `Courier` hands files and links to the reader's machine, `OwnText` takes the reader's own texts.
+"""
 
 from widgets.views.chart import Chart
+from widgets.views.courier import Courier
 from widgets.views.decision_map import DecisionMap
+from widgets.views.framed import Framed
+from widgets.views.own_text import OwnText
 from widgets.views.token_strip import TokenStrip
 
-__all__ = ["Chart", "DecisionMap", "TokenStrip"]
+__all__ = ["Chart", "Courier", "DecisionMap", "Framed", "OwnText", "TokenStrip"]

@@ -3,8 +3,10 @@
 const CONFIG = {
   displaylogo: false,
   typesetMath: false,
+  plotlyServerURL: "", // nothing is ever uploaded: newer versions offer that beside the zoom
   doubleClick: "reset+autosize",
-  modeBarButtonsToRemove: ["lasso2d", "select2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
+  // the Save menu makes pictures too, with where their numbers come from
+  modeBarButtonsToRemove: ["toImage", "sendChartToCloud", "lasso2d", "select2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
 };
 
 /** The figure with typed arrays in the places that stand for them; two-dimensional ones as rows. */
@@ -20,36 +22,17 @@ function rows(flat, [height, width]) {
   return Array.from({ length: height }, (_, row) => flat.subarray(row * width, (row + 1) * width));
 }
 
-/** Lines of at most `most` characters; an entity such as &lt; is one character and is never cut. */
-function wrap(text, most) {
-  const letters = (word) => word.match(/&[#\w]+;|./gsu) ?? [];
-  const lines = [];
-  let room = 0;
-  for (const word of String(text ?? "").split(" ").filter(Boolean)) {
-    const units = letters(word);
-    if (lines.length && units.length < room) {
-      lines[lines.length - 1] += ` ${word}`;
-      room -= units.length + 1;
-      continue;
-    }
-    while (units.length > most) lines.push(units.splice(0, most).join(""));
-    lines.push(units.join(""));
-    room = most - units.length;
-  }
-  return lines;
-}
-
 /** Plotly clips a title that is too long: break it and its quiet second line, and make room above the axes. */
-function fitTitle(layout, width) {
+function fitTitle(layout, width, scale) {
   const [, title, subtitle] = String(layout.title?.text ?? "").match(/^(.*?)(?:<br><span[^>]*>(.*)<\/span>)?$/s);
-  const [above, below] = [wrap(title, Math.floor(width / 8.2)), wrap(subtitle, Math.floor(width / 6.5))];
+  const [above, below] = [wrap(title, Math.floor((width - SAVE) / 8.2 / scale)), wrap(subtitle, Math.floor(width / 6.5 / scale))];
   if (!above.length) return layout;
-  const quiet = below.map((line) => `<span style="font-size:12px">${line}</span>`);
+  const quiet = below.map((line) => `<span style="font-size:${Math.round(12 * scale)}px">${line}</span>`);
   const key = layout.annotations?.some(({ yref, y, yanchor }) => yref === "paper" && y === 1 && yanchor === "bottom");
   return {
     ...layout,
     title: { ...layout.title, text: [...above, ...quiet].join("<br>") },
-    margin: { ...layout.margin, t: 16 + 20 * (above.length + below.length) + (key ? 14 : 0) },
+    margin: { ...layout.margin, t: 16 + scale * (20 * (above.length + below.length) + (key ? 14 : 0)) },
   };
 }
 
@@ -61,12 +44,30 @@ function paint(trace, template) {
   return { ...trace, line: { ...trace.line, color: colours[number % colours.length] } };
 }
 
-function compose(frame, template, width) {
+const SAVE = 68; // px at the upper right that belong to the Save button
+
+/** A template or layout whose letters are `scale` times as large. */
+function enlarge(value, scale) {
+  if (scale === 1 || value === null || typeof value !== "object" || ArrayBuffer.isView(value)) return value;
+  if (Array.isArray(value)) return value.map((inner) => enlarge(inner, scale));
+  const larger = (font) => (Number.isFinite(font?.size) ? { ...font, size: Math.round(font.size * scale) } : font);
+  const change = ([key, inner]) => [key, /font$/.test(key) ? larger(inner) : enlarge(inner, scale)];
+  return Object.fromEntries(Object.entries(value).map(change));
+}
+
+/** A trace whose numbers in cells or at points grow with the rest, where there is room. */
+function lettered(trace, scale) {
+  return trace.textfont ? { ...trace, ...enlarge({ textfont: trace.textfont }, scale) } : trace;
+}
+
+/** What plotly is given: the frame's figure under the page's template, for a box of `width` px. */
+function compose(frame, template, width, scale) {
   const figure = rebuild(frame.figure ?? { data: [], layout: {} }, frame.arrays ?? []);
-  const layout = fitTitle(figure.layout, width);
+  const layout = fitTitle(enlarge(figure.layout, scale), width, scale);
+  const height = Math.round((layout.height ?? 300) * (0.5 + 0.5 * scale));
   return {
-    data: figure.data.map((trace) => paint(trace, template)),
-    layout: { ...layout, template, width, height: layout.height ?? 300, autosize: false },
+    data: figure.data.map((trace) => paint(lettered(trace, width < 480 ? 1 : scale), template)),
+    layout: { ...layout, template, width, height, autosize: false },
   };
 }
 
@@ -75,18 +76,47 @@ const SETTLED = 1500; // ms without a frame until plotly draws what was patched;
 const SOONEST = 700; // ms between full drawings when names or ranges change; a fifth of it under the pointer
 
 function render({ model, el }) {
+  const view = make("div", "ge-view");
   const box = make("div", "ge-chart");
   const plot = make("div");
-  box.setAttribute("role", "img");
   box.style.cssText = "width:100%;min-width:0;overflow:hidden;min-height:300px";
   box.append(plot);
-  el.append(box);
+  const svg = async (stamp) => {
+    const { data, layout } = shown();
+    const [theme, { width, height }] = [themeOf(model), layout];
+    const paper = { data, layout: { ...layout, paper_bgcolor: PAPER[theme] } };
+    const text = await (await plotly(model)).toImage(paper, { format: "svg", width, height, imageDataOnly: true });
+    return stampedSvg(text, layout, stamp, theme);
+  };
+  const pictures = {
+    svg: async (stamp) => new Blob([(await svg(stamp)).text], { type: "image/svg+xml" }),
+    png: async (stamp) => toPng(await svg(stamp)),
+  };
+  const save = saveMenu(model, pictures);
+  view.append(box, save.el);
+  el.append(view);
   let loaded; // the promise of plotly.js that drew here, for the clean-up
   let full = { look: "", key: "", at: 0, until: 0 }; // what plotly drew last, when, and how long it may be patched
   let hovered = false;
   let settling = 0;
 
-  const shown = () => compose(model.get("frame"), model.get("templates")[themeOf(model)], box.clientWidth);
+  const templates = new Map(); // by theme and scale
+  const templateOf = (theme, scale) => {
+    const name = `${theme} ${scale}`;
+    if (!templates.has(name)) templates.set(name, enlarge(model.get("templates")[theme], scale));
+    return templates.get(name);
+  };
+  const shown = () => {
+    const scale = scaleOf(model, box);
+    return compose(model.get("frame"), templateOf(themeOf(model), scale), box.clientWidth, scale);
+  };
+  /** The drawing is one picture with a text; plotly's buttons beside it stay what they are. */
+  const describe = (name) => {
+    plot.querySelectorAll(".main-svg").forEach((svg, i) => {
+      svg.setAttribute(...(i ? ["aria-hidden", "true"] : ["role", "img"]));
+      if (!i) svg.setAttribute("aria-label", name);
+    });
+  };
   const drawFully = async (Plotly, figure, look, key) => {
     await Plotly.react(plot, figure.data, figure.layout, CONFIG);
     const at = performance.now();
@@ -101,20 +131,21 @@ function render({ model, el }) {
   };
   const draw = async (frame) => {
     const name = [model.get("label"), frame.summary].filter(Boolean).join(". ");
-    box.setAttribute("aria-label", name || "chart");
+    const scale = dress(model, view, save.el);
     if (!frame.number) return;
     const Plotly = await (loaded = plotly(model)).catch((error) => {
       box.textContent = `The chart library could not be loaded: ${error.message}`;
       throw error;
     });
     const figure = shown();
-    const look = [themeOf(model), box.clientWidth, figure.layout.height].join();
+    const look = [themeOf(model), box.clientWidth, figure.layout.height, scale].join();
     const key = skeleton(frame.figure);
     box.style.minHeight = `${figure.layout.height}px`;
     clearTimeout(settling);
     const patched = patchFor(figure, look, key);
     if (patched) settling = setTimeout(refresh, patched);
     else await drawFully(Plotly, figure, look, key);
+    describe(name || "chart");
     plot.dataset.frame = frame.number;
   };
   const { ask, stop } = follow(model, box, draw);
@@ -129,17 +160,15 @@ function render({ model, el }) {
   };
   const leave = () => (hovered = false);
   const heard = async (message) => {
-    if (message.kind !== "download" || !model.get("frame").number) return;
-    const { data, layout } = shown();
-    const paper = themeOf(model) === "dark" ? "#111111" : "#ffffff";
-    const size = { format: message.format, filename: message.name, width: layout.width, height: layout.height, scale: 2 };
-    (await plotly(model)).downloadImage({ data, layout: { ...layout, paper_bgcolor: paper } }, size);
+    if (message.kind !== "download" || !(message.format in pictures) || !model.get("frame").number) return;
+    saveBlob(await pictures[message.format](await stampOf(model)), fileName(message.name, message.format));
   };
   box.addEventListener("pointerenter", enter);
   box.addEventListener("pointerleave", leave);
   model.on("msg:custom", heard);
   return () => {
     stop();
+    save.stop();
     clearTimeout(settling);
     model.off("msg:custom", heard);
     loaded?.then((Plotly) => Plotly.purge(plot), () => {});

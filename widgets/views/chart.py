@@ -13,9 +13,10 @@ import traitlets
 from widgets.figures.picture import summary_of
 from widgets.figures.theme import TEMPLATES
 from widgets.views import bundle
-from widgets.views.framed import Framed, as_bytes, script
+from widgets.views.framed import Framed, as_bytes, script, styles
 
 if TYPE_CHECKING:
+    import pandas as pd
     import plotly.graph_objects as go
 
 # numpy kind and size -> the typed array of JavaScript that holds it; 64-bit integers have none that plotly.js draws
@@ -29,13 +30,15 @@ class Chart(Framed):
     `arrays`, "dtype", "shape"}; an array that several traces share travels once.
     """
 
-    _esm = script("patch", "chart")
+    _esm = script("save", "patch", "chart")
+    _css = styles("save")
     templates = traitlets.Dict(TEMPLATES).tag(sync=True)
     bundle = traitlets.Dict(help="version and digest of plotly.js").tag(sync=True)
     bundle_url = traitlets.Unicode(help="where the server offers plotly.js; empty: ask over the comm").tag(sync=True)
 
     def __init__(self, figure: "go.Figure | Mapping[str, Any] | None" = None, label: str = "", **traits: Any) -> None:
         traits.setdefault("bundle_url", bundle.offered_url())
+        traits.setdefault("saves", ["png", "svg", "csv", "parquet"])
         super().__init__(label=label, bundle=bundle.identity(), **traits)
         self.bundle_source = ""  # how the page got plotly.js: "server", "cache", "comm" or "page"
         if figure is not None:
@@ -54,7 +57,19 @@ class Chart(Framed):
         """Let the browser save the chart as it looks now; kind: "png" or "svg"."""
         self.send({"kind": "download", "name": name, "format": kind})
 
-    def heard(self, content: dict[str, Any]) -> None:
+    def table(self) -> "pd.DataFrame":
+        """The newest figure's numbers, tidy."""
+        from widgets.export.tables import table
+
+        return table(self.figure)
+
+    @property
+    def figure(self) -> dict[str, Any]:
+        """The newest figure as plain dicts, with its arrays as numpy arrays."""
+        frame: dict[str, Any] = self.frame
+        return dict(decode(frame.get("figure", {}), frame.get("arrays", [])))
+
+    def heard(self, content: dict[str, Any], _buffers: list[Any]) -> None:
         """The page asks for plotly.js, or says where it got it."""
         if content.get("kind") == "want-bundle":
             self.send({"kind": "bundle", "version": self.bundle["version"]}, buffers=[bundle.compressed()])
@@ -66,6 +81,16 @@ def as_plain(figure: "go.Figure") -> dict[str, Any]:
     """A Figure as plain dicts with its arrays as numpy arrays (to_dict would make base64 text of them)."""
     traces = [trace.to_plotly_json() for trace in figure.data]
     return {"data": traces, "layout": figure.layout.to_plotly_json()}
+
+
+def decode(value: Any, arrays: Sequence[bytes]) -> Any:
+    """What `encode` made, with numpy arrays in the places that stand for them."""
+    if isinstance(value, Mapping):
+        if "array" in value and "dtype" in value:
+            flat = np.frombuffer(arrays[value["array"]], np.dtype(value["dtype"]).newbyteorder("<"))
+            return flat.reshape(value["shape"])
+        return {key: decode(inner, arrays) for key, inner in value.items()}
+    return [decode(inner, arrays) for inner in value] if isinstance(value, list) else value
 
 
 def encode(value: Any, arrays: list[bytes], known: dict[int, dict[str, Any]]) -> Any:

@@ -5,7 +5,9 @@ const PAGE = {
   light: { ink: "#1f2328", quiet: "#59636e", none: "#eaeef2" },
   dark: { ink: "#e6edf3", quiet: "#9da7b3", none: "#21262d" },
 };
-const FONT = '12px system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif';
+/** The letters of the map, at `size` px before the page's scale. */
+const fontOf = (scale, size = 12, weight = 400) =>
+  `${weight} ${Math.round(size * scale)}px system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif`;
 const NOBODY = 255;
 
 const rgb = (colour) => [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
@@ -91,29 +93,39 @@ function middles({ experts, H, W }) {
 
 function render({ model, el }) {
   const root = make("div", "ge-map");
-  const canvas = make("canvas");
-  const legend = make("div");
-  root.style.cssText = `font:${FONT};padding:8px;min-width:0;box-sizing:border-box`;
-  canvas.style.cssText = "display:block;width:100%";
-  legend.style.cssText = "display:flex;flex-wrap:wrap;gap:4px 12px;margin-top:6px";
-  canvas.setAttribute("role", "img");
-  root.append(canvas, legend);
+  const [head, title, field] = [make("div", "ge-map-head"), make("div", "ge-map-title"), make("div", "ge-map-field")];
+  const [canvas, cursor, legend] = [make("canvas"), make("div", "ge-map-cursor"), make("div", "ge-map-legend")];
+  const [readout, spoken] = [make("div", "ge-map-readout"), make("div", "ge-unseen")];
+  const save = saveMenu(model, { png: (stamp) => picture(stamp) });
+  title.setAttribute("aria-hidden", "true"); // the canvas says the same
+  readout.setAttribute("aria-hidden", "true");
+  spoken.setAttribute("role", "status");
+  canvas.setAttribute("role", "application");
+  canvas.setAttribute("aria-roledescription", "map");
+  canvas.tabIndex = 0;
+  cursor.hidden = true;
+  head.append(title, save.el);
+  field.append(canvas, cursor);
+  root.append(head, field, readout, spoken, legend);
   el.append(root);
   let told = ""; // what the legend was drawn for
+  let scale = 1; // of the letters
+  let sharpness = 1; // dots a pixel at least: two in a picture that is saved
+  let drawn = null; // {area, image, bounds} of the newest drawing
 
   const fit = () => {
     const width = Math.max(160, root.clientWidth - 16);
     const height = Math.round(Math.min(width * 0.8, 440));
-    const scale = devicePixelRatio || 1;
-    if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
-      canvas.width = Math.round(width * scale);
-      canvas.height = Math.round(height * scale);
+    const dots = Math.max(devicePixelRatio || 1, sharpness);
+    if (canvas.width !== Math.round(width * dots) || canvas.height !== Math.round(height * dots)) {
+      canvas.width = Math.round(width * dots);
+      canvas.height = Math.round(height * dots);
       canvas.style.height = `${height}px`;
     }
     const context = canvas.getContext("2d");
-    context.setTransform(scale, 0, 0, scale, 0, 0);
+    context.setTransform(dots, 0, 0, dots, 0, 0);
     context.clearRect(0, 0, width, height);
-    context.font = FONT;
+    context.font = fontOf(scale);
     return { context, width, height };
   };
 
@@ -125,14 +137,14 @@ function render({ model, el }) {
     context.strokeRect(left + 0.5, top + 0.5, w - 1, h - 1);
     context.textAlign = "center";
     context.textBaseline = "top";
-    for (const { at, text } of ticks(x0, x1, w / 70)) {
+    for (const { at, text } of ticks(x0, x1, w / 70 / scale)) {
       const x = left + ((at - x0) / (x1 - x0)) * w;
       context.fillRect(x, top + h, 1, 4);
       context.fillText(text, x, top + h + 6);
     }
     context.textAlign = "right";
     context.textBaseline = "middle";
-    for (const { at, text } of ticks(y0, y1, h / 50)) {
+    for (const { at, text } of ticks(y0, y1, h / 50 / scale)) {
       const y = top + h - ((at - y0) / (y1 - y0)) * h;
       context.fillRect(left - 4, y, 4, 1);
       context.fillText(text, left - 7, y);
@@ -180,7 +192,7 @@ function render({ model, el }) {
   };
 
   const drawNumbers = (context, area, image, page, inks) => {
-    context.font = `600 ${FONT.replace("12px", "15px")}`;
+    context.font = fontOf(scale, 15, 600);
     context.textAlign = "center";
     context.textBaseline = "middle";
     context.lineWidth = 4;
@@ -191,7 +203,7 @@ function render({ model, el }) {
       context.strokeText(expert, px, py);
       context.fillText(expert, px, py);
     }
-    context.font = FONT;
+    context.font = fontOf(scale);
   };
 
   const drawLegend = (inks, page, theme) => {
@@ -200,14 +212,13 @@ function render({ model, el }) {
     const state = JSON.stringify([labels, names, n, theme]);
     if (state === told) return;
     told = state;
-    legend.style.color = page.quiet;
     const item = (text, paint) => {
       const [one, sample] = [make("span", "", ""), make("canvas")];
-      const scale = devicePixelRatio || 1;
-      sample.width = sample.height = 14 * scale;
+      const dots = devicePixelRatio || 1;
+      sample.width = sample.height = 14 * dots;
       sample.style.cssText = "width:14px;height:14px;vertical-align:-2px;margin-right:4px";
       const context = sample.getContext("2d");
-      context.scale(scale, scale);
+      context.scale(dots, dots);
       paint(context);
       one.append(sample, text);
       return one;
@@ -229,15 +240,18 @@ function render({ model, el }) {
   const draw = (frame) => {
     const theme = themeOf(model);
     const [inks, page] = [model.get("inks")[theme], PAGE[theme]];
-    canvas.setAttribute("aria-label", [model.get("label"), frame.summary].filter(Boolean).join(". "));
-    root.style.color = page.ink;
+    const hint = frame.number ? "The arrow keys tell which expert takes a place" : "";
+    canvas.setAttribute("aria-label", [model.get("label"), frame.summary, hint].filter(Boolean).join(". "));
+    if (title.textContent !== model.get("label")) title.textContent = model.get("label");
+    scale = dress(model, root, save.el);
     const { context, width, height } = fit();
     if (!frame.number) {
       context.fillStyle = page.quiet;
       context.fillText("No map yet: press Train or Step.", 12, 24);
       return;
     }
-    const area = { left: 40, top: 6, w: width - 48, h: height - 32 };
+    const top = Math.round(7 * scale);
+    const area = { left: Math.round(40 * scale), top, w: width - Math.round(52 * scale), h: height - Math.round(26 * scale) - top };
     const image = ground(frame, inks, page);
     context.imageSmoothingEnabled = false;
     context.drawImage(image.canvas, area.left, area.top, area.w, area.h);
@@ -245,7 +259,117 @@ function render({ model, el }) {
     drawNumbers(context, area, image, page, inks);
     drawAxes(context, area, frame.bounds, page);
     drawLegend(inks, page, theme);
+    drawn = { area, image, bounds: frame.bounds };
+    if (place) tell();
     root.dataset.frame = frame.number;
+  };
+
+  // ---- what is under the pointer, or under the cursor that the arrow keys move -----------------------------------
+  let place = null; // {row, column} of the grid
+
+  const tell = (aloud = false) => {
+    const { area, image: { experts, H, W }, bounds: [x0, x1, y0, y1] } = drawn;
+    const [across, down] = [(place.column + 0.5) / W, (place.row + 0.5) / H];
+    const expert = experts[Math.min(place.row, H - 1) * W + Math.min(place.column, W - 1)];
+    const number = (value) => value.toFixed(2).replace("-", "−");
+    const where = `x ${number(x0 + across * (x1 - x0))}, y ${number(y1 - down * (y1 - y0))}`;
+    readout.textContent = `${where}: ${expert === NOBODY ? "no expert" : `expert ${expert}`}`;
+    cursor.style.left = `${area.left + across * area.w}px`;
+    cursor.style.top = `${area.top + down * area.h}px`;
+    if (aloud) spoken.textContent = readout.textContent;
+  };
+  const forget = () => {
+    place = null;
+    cursor.hidden = true;
+    readout.textContent = "";
+  };
+  const point = (event) => {
+    if (!drawn) return;
+    const { area, image: { H, W } } = drawn;
+    const [across, down] = [(event.offsetX - area.left) / area.w, (event.offsetY - area.top) / area.h];
+    if (across < 0 || across >= 1 || down < 0 || down >= 1) return forget();
+    place = { row: Math.floor(down * H), column: Math.floor(across * W) };
+    cursor.hidden = true;
+    tell();
+  };
+  const move = (event) => {
+    const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+    const [down, across] = steps[event.key] ?? [];
+    if (event.key === "Escape") return forget();
+    if (down === undefined || !drawn) return;
+    event.preventDefault();
+    const { H, W } = drawn.image;
+    const [far, held] = [event.shiftKey ? 8 : 1, (value, size) => Math.min(size - 1, Math.max(0, value))];
+    const from = place ?? { row: Math.floor(H / 2), column: Math.floor(W / 2) };
+    place = { row: held(from.row + far * down, H), column: held(from.column + far * across, W) };
+    cursor.hidden = false;
+    tell(true);
+  };
+  canvas.addEventListener("pointermove", point);
+  canvas.addEventListener("pointerleave", () => cursor.hidden && forget());
+  canvas.addEventListener("keydown", move);
+  canvas.addEventListener("blur", forget);
+
+  // ---- the picture as a file -------------------------------------------------------------------------------------
+
+  /** The title, the map as it is drawn now, its legend and the stamp, on paper of the theme's colour. */
+  const picture = (stamp) => {
+    sharpness = 2;
+    redraw();
+    try {
+      return paintPicture(stamp);
+    } finally {
+      sharpness = 1;
+      redraw();
+    }
+  };
+
+  const paintPicture = (stamp) => {
+    const [theme, dots] = [themeOf(model), canvas.width / canvas.clientWidth];
+    const [width, height, size] = [root.clientWidth, canvas.clientHeight, Math.round(12 * scale)];
+    const [names, lines] = [wrap(model.get("label"), Math.floor((width - 16) / 7.4 / scale)), stampLines(stamp, width)];
+    const top = 8 + 18 * scale * names.length;
+    const [rows, line] = [laidOut(width - 16, size), size + 8];
+    const paper = make("canvas");
+    paper.width = width * dots;
+    paper.height = Math.ceil((top + height + rows.length * line + 12 + stampHeight(lines)) * dots);
+    const context = paper.getContext("2d");
+    context.scale(dots, dots);
+    context.fillStyle = PAPER[theme];
+    context.fillRect(0, 0, width, paper.height);
+    context.textBaseline = "middle";
+    context.fillStyle = PAGE[theme].ink;
+    context.font = fontOf(scale, 14);
+    names.forEach((name, i) => context.fillText(name, 8, 4 + 18 * scale * (i + 0.5)));
+    context.drawImage(canvas, 8, top, canvas.clientWidth, height);
+    context.font = fontOf(scale);
+    context.fillStyle = PAGE[theme].quiet;
+    rows.forEach((items, i) => items.forEach(({ sample, text, x }) => {
+      const y = top + height + 8 + (i + 0.5) * line;
+      context.drawImage(sample, 8 + x, y - 7, 14, 14);
+      context.fillText(text, 8 + x + 18, y);
+    }));
+    context.font = fontOf(1, 10);
+    context.fillStyle = INK[theme];
+    const foot = top + height + rows.length * line + 12;
+    lines.forEach((text, i) => context.fillText(text, 8, foot + 8 + 14 * i));
+    return blobOf(paper);
+  };
+
+  /** The legend's samples and texts in rows of at most `width` px. */
+  const laidOut = (width, size) => {
+    const measure = new OffscreenCanvas(1, 1).getContext("2d");
+    measure.font = fontOf(scale);
+    const rows = [];
+    let x = Infinity;
+    for (const one of legend.children) {
+      const [sample, text] = [one.firstChild, one.textContent];
+      const room = 18 + measure.measureText(text).width + size;
+      if (x + room > width) rows.push([]), (x = 0);
+      rows.at(-1).push({ sample, text, x });
+      x += room;
+    }
+    return rows;
   };
   const redraw = () => draw(model.get("frame"));
   const observed = ["change:points", "change:label_names", "change:n_experts"];
@@ -253,6 +377,7 @@ function render({ model, el }) {
   const { stop } = follow(model, root, draw);
   return () => {
     stop();
+    save.stop();
     for (const event of observed) model.off(event, redraw);
   };
 }

@@ -1,7 +1,7 @@
 """A gate's decision map in the plane: the ground is the expert that a point there would go to, the marks are the data."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import traitlets
@@ -9,7 +9,10 @@ import traitlets
 from explorer.errors import BadValue
 from widgets.figures.layout import joined
 from widgets.figures.text import clean
-from widgets.views.framed import Framed, as_bytes, inks, script
+from widgets.views.framed import Framed, as_bytes, inks, script, styles
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NOBODY = 255  # the byte for a place that no expert takes
 
@@ -21,13 +24,16 @@ class DecisionMap(Framed):
     margin), "takers": uint8 bytes, "bounds", "summary"}; the points travel apart, and only when they change.
     """
 
-    _esm = script("decision_map")
+    _esm = script("save", "decision_map")
+    _css = styles("decision_map", "save")
+    pictured = ("points", "label_names", "n_experts")
     inks = traitlets.Dict(inks()).tag(sync=True)
     points = traitlets.Dict({"count": 0}, help="count, xy: float32 bytes, labels: uint8 bytes").tag(sync=True)
     label_names = traitlets.List(traitlets.Unicode(), help="names of the clusters").tag(sync=True)
     n_experts = traitlets.Int(0, min=0).tag(sync=True)
 
     def __init__(self, label: str = "Decision map", **traits: Any) -> None:
+        traits.setdefault("saves", ["png", "csv"])
         super().__init__(label=label, **traits)
 
     def show(
@@ -65,6 +71,12 @@ class DecisionMap(Framed):
             bounds=[float(edge) for edge in bounds],
             summary=summary(taken, self.points["count"]),
         )
+
+    def table(self) -> "pd.DataFrame":
+        """One row a place of the grid, then one a point; see widgets/export/tables.py."""
+        from widgets.export.tables import plane
+
+        return plane(self.frame, self.points, self.label_names)
 
     @property
     def summary(self) -> str:

@@ -41,6 +41,25 @@ function themeOf(model) {
   return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
 }
 
+const LARGE = 1.35; // how much larger letters are on a page that is marked for a projector
+
+/** How large letters are: what the model asks for, or what the page's class asks for. */
+function scaleOf(model, el) {
+  return Math.max(model.get("scale") ?? 1, el.closest(".ge-large") ? LARGE : 1);
+}
+
+/** Gives the elements the theme and the scale of letters that their style sheets ask for; returns the scale. */
+function dress(model, ...elements) {
+  const [theme, scale] = [themeOf(model), scaleOf(model, elements[0])];
+  for (const one of elements) {
+    if (one.dataset.theme !== theme) one.dataset.theme = theme;
+    if (one.dataset.scale === String(scale)) continue;
+    one.dataset.scale = scale;
+    one.style.setProperty("--ge-scale", scale);
+  }
+  return scale;
+}
+
 /**
  * Calls draw(frame) for the newest frame, at most once per animation frame, and acknowledges each frame it drew.
  * A view that is off the screen draws once a second, one without a size only acknowledges: slowly, so that
@@ -79,9 +98,11 @@ function follow(model, el, draw) {
       asked = requestAnimationFrame(run);
     }
   };
+  let home = null; // the page's element that carries its classes; known once the view is in the page
   const resized = new ResizeObserver(() => {
     if (el.clientWidth === width) return;
     width = el.clientWidth;
+    if (!home && (home = el.closest(".ge-page"))) page.observe(home, { attributes: true, attributeFilter: ["class"] });
     appeared();
     ask();
   });
@@ -92,15 +113,14 @@ function follow(model, el, draw) {
     },
     { rootMargin: "100px" },
   );
-  const page = new MutationObserver(ask);
+  const page = new MutationObserver(() => ask());
   const system = matchMedia("(prefers-color-scheme: dark)");
   resized.observe(el);
   seen.observe(el);
-  page.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
+  page.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "class"] });
   system.addEventListener("change", ask);
-  model.on("change:frame", ask);
-  model.on("change:theme", ask);
-  model.on("change:label", ask);
+  const heard = ["change:frame", "change:theme", "change:label", "change:scale"];
+  for (const event of heard) model.on(event, ask);
   ask();
   const stop = () => {
     gone = true;
@@ -113,9 +133,7 @@ function follow(model, el, draw) {
     seen.disconnect();
     page.disconnect();
     system.removeEventListener("change", ask);
-    model.off("change:frame", ask);
-    model.off("change:theme", ask);
-    model.off("change:label", ask);
+    for (const event of heard) model.off(event, ask);
   };
   return { ask, stop };
 }

@@ -11,28 +11,45 @@ The trait `frame` always holds the newest frame, sent or not: a page that is ope
 """
 
 import itertools
+import logging
 import os
+import re
 import secrets
 import time
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anywidget
 import traitlets
 
+from explorer.errors import BadValue, ExplorerError
 from widgets.figures.palette import BACKGROUND, COLOURS, ink
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 HERE = Path(__file__).parent
+log = logging.getLogger("gating-explorer")
 PATIENCE = 2.0
+_COMMENTS = re.compile(r"^[ ]*(//.*|/\*\*[\s\S]*?\*/)\n", re.MULTILINE)
 _HOME = secrets.token_hex(8)
 _NUMBERS = itertools.count()
 _VIEWS: "weakref.WeakValueDictionary[str, Framed]" = weakref.WeakValueDictionary()
 
 
 def script(*stems: str) -> str:
-    """The ES module of a view: the shared functions of framed.js before its own, since anywidget loads one module."""
-    return "\n".join((HERE / f"{name}.js").read_text(encoding="utf-8") for name in ("framed", *stems))
+    """The ES module of a view: the shared functions of framed.js before its own, since anywidget loads one module.
+
+    Every widget carries its module to the page, so it travels without the comments that have lines of their own.
+    """
+    parts = "\n".join((HERE / f"{name}.js").read_text(encoding="utf-8") for name in ("framed", *stems))
+    return _COMMENTS.sub("", parts)
+
+
+def styles(*stems: str) -> str:
+    """The style sheet of a view, from the files it is made of."""
+    return "".join((HERE / f"{name}.css").read_text(encoding="utf-8") for name in stems)
 
 
 def as_bytes(values: Any, dtype: str) -> bytes:
@@ -50,6 +67,13 @@ class Framed(anywidget.AnyWidget):
     frame = traitlets.Dict({"number": 0}).tag(sync=True)
     theme = traitlets.Enum(["auto", "light", "dark"], "auto", help="auto: the page's own").tag(sync=True)
     label = traitlets.Unicode("", help="the accessible name").tag(sync=True)
+    scale = traitlets.Float(1.0, min=0.5, max=3.0, help="size of the letters; 1.35 for a projector").tag(sync=True)
+    stamp = traitlets.Unicode("", help="where the numbers come from: seed, step, versions, device, kernel").tag(
+        sync=True
+    )
+    saves = traitlets.List(traitlets.Unicode(), help="what the Save menu offers; empty: no menu").tag(sync=True)
+
+    pictured: tuple[str, ...] = ()  # the traits that its picture needs beside `frame`; see widgets/export/frames.py
 
     ident = traitlets.Unicode(help="process:number; a page answers each process apart").tag(sync=True)
 
@@ -74,7 +98,12 @@ class Framed(anywidget.AnyWidget):
         self.frame = {"number": self.frame["number"] + 1, **content}
 
     def _should_send_property(self, key: str, value: Any) -> bool:
-        """ipywidgets asks before it sends a changed trait; a frame has to wait for its turn."""
+        """ipywidgets asks before it sends a changed trait; a frame has to wait for its turn.
+
+        A stamp does not travel when it changes, which may be at every step: the page asks for it when it saves.
+        """
+        if key == "stamp":
+            return False
         if key != "frame":
             return bool(super()._should_send_property(key, value))
         if not self.ready or not super()._should_send_property(key, value):
@@ -85,14 +114,21 @@ class Framed(anywidget.AnyWidget):
     def _mark_sent(self) -> None:
         self._sent, self._sent_at = self.frame["number"], time.monotonic()
 
-    def _heard(self, _widget: Any, content: Any, _buffers: list[Any]) -> None:
+    def _heard(self, _widget: Any, content: Any, buffers: list[Any]) -> None:
         """A message of the view; anything that is not understood is ignored, since any client may send anything."""
         if not isinstance(content, dict):
             return
-        if content.get("kind") != "drawn":
-            self.heard(content)
-            return
-        answers = content.get("frames")
+        kind = content.get("kind")
+        if kind == "drawn":
+            self._heard_answers(content.get("frames"))
+        elif kind == "export":
+            self._answer_export(content)
+        elif kind == "want-stamp":
+            self.send({"kind": "stamp", "request": str(content.get("request"))[:60], "stamp": self.stamp})
+        else:
+            self.heard(content, buffers)
+
+    def _heard_answers(self, answers: Any) -> None:
         for ident, answer in answers.items() if isinstance(answers, dict) else ():
             view = _VIEWS.get(ident)
             if view is not None and isinstance(answer, list) and answer and isinstance(answer[0], int):
@@ -106,8 +142,34 @@ class Framed(anywidget.AnyWidget):
             self._mark_sent()
             self.send_state("frame")
 
-    def heard(self, content: dict[str, Any]) -> None:
+    def heard(self, content: dict[str, Any], _buffers: list[Any]) -> None:
         """For subclasses: any other message of the view."""
+
+    # -- what can be saved ---------------------------------------------------------------------------------------
+    def table(self) -> "pd.DataFrame":
+        """The newest frame as a tidy table; the columns are told by widgets/export/tables.py."""
+        raise NotImplementedError
+
+    def exported(self, kind: str) -> bytes:
+        """The newest frame's table as the bytes of a file, stamped; kind: "csv" or "parquet"."""
+        from widgets.export import tables
+
+        writers = {"csv": tables.to_csv, "parquet": tables.to_parquet}
+        if kind not in writers:
+            raise BadValue(f"no table of the kind {kind[:20]!r}; there are csv and parquet")
+        return writers[kind](self.table(), self.stamp)
+
+    def _answer_export(self, content: dict[str, Any]) -> None:
+        number = str(content.get("request"))[:60]
+        try:
+            made = self.exported(str(content.get("format")))
+        except ExplorerError as error:
+            self.send({"kind": "exported", "request": number, "error": str(error)})
+        except Exception as error:  # the page waits for an answer, whatever went wrong
+            log.exception("a table could not be made")
+            self.send({"kind": "exported", "request": number, "error": f"Python failed with a {type(error).__name__}."})
+        else:
+            self.send({"kind": "exported", "request": number}, buffers=[made])
 
 
 def inks() -> dict[str, Any]:

@@ -38,14 +38,16 @@ function paintRules(inks) {
 
 function render({ model, el }) {
   const root = make("div", "ge-strip");
+  const head = make("div", "ge-strip-head");
   const bar = make("div", "ge-strip-bar");
+  const save = saveMenu(model, {});
   const body = make("div");
   const legend = make("ul", "ge-strip-legend");
   const tip = make("div", "ge-strip-tip");
   tip.setAttribute("role", "tooltip");
   tip.hidden = true;
-  body.setAttribute("role", "grid");
-  root.append(paintRules(model.get("inks")), bar, body, legend, tip);
+  head.append(bar, save.el);
+  root.append(paintRules(model.get("inks")), head, body, legend, tip);
   el.append(root);
 
   let built = []; // what the rows were built for
@@ -70,7 +72,10 @@ function render({ model, el }) {
     for (const l of shown) {
       const block = make("div");
       block.setAttribute("role", "rowgroup");
-      const title = make("h3", "", names[l] ?? `layer ${l}`);
+      block.setAttribute("aria-label", names[l] ?? `layer ${l}`);
+      // to a screen reader the group carries the name: a heading has no place inside a grid
+      const title = make("div", "ge-strip-layer", names[l] ?? `layer ${l}`);
+      title.setAttribute("aria-hidden", "true");
       if (model.get("frame").shape[0] > 1) block.append(title);
       for (const [b, text] of texts.entries()) block.append(row(l, b, text, sequences[b] ?? ""));
       body.append(block);
@@ -84,7 +89,8 @@ function render({ model, el }) {
     const label = make("span", "ge-strip-name", name);
     const strip = make("div", "ge-strip-text");
     label.title = name;
-    strip.setAttribute("role", "row");
+    label.setAttribute("role", "rowheader");
+    line.setAttribute("role", "row");
     if (model.get("sequence_names").length) line.append(label);
     const spans = text.map((token) => {
       const span = make("span", "t none", token);
@@ -160,13 +166,14 @@ function render({ model, el }) {
   };
 
   const draw = (frame) => {
-    root.dataset.theme = themeOf(model);
-    body.setAttribute("aria-label", model.get("label"));
+    dress(model, root, save.el);
     if (!frame.number) {
       body.textContent = "No tokens yet: press Train or Step.";
       return;
     }
     data = decode(frame);
+    body.setAttribute("role", "grid");
+    body.setAttribute("aria-label", model.get("label"));
     const wanted = [layers().join(), model.get("tokens"), model.get("names"), model.get("sequence_names")];
     if (wanted.some((one, i) => one !== built[i])) {
       build();
@@ -291,6 +298,7 @@ function render({ model, el }) {
   const { stop } = follow(model, root, draw);
   return () => {
     stop();
+    save.stop();
     for (const [event, handler] of Object.entries(observed)) model.off(event, handler);
   };
 }

@@ -1,14 +1,17 @@
 """Text coloured by the expert that took each token, layer by layer; a tooltip tells the k experts, weights and margin."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import traitlets
 
 from explorer.errors import BadValue
 from widgets.figures.text import clean, visible
-from widgets.views.framed import HERE, Framed, as_bytes, inks, script
+from widgets.views.framed import Framed, as_bytes, inks, script, styles
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNKNOWN = 65535  # a margin that does not exist (one expert, or not a number)
 
@@ -22,8 +25,9 @@ class TokenStrip(Framed):
     The texts travel apart, and only when they change.
     """
 
-    _esm = script("token_strip")
-    _css = HERE / "token_strip.css"
+    _esm = script("save", "token_strip")
+    _css = styles("token_strip", "save")
+    pictured = ("tokens", "names", "sequence_names", "n_experts", "layer", "numbers", "selected")
     inks = traitlets.Dict(inks()).tag(sync=True)
     tokens = traitlets.List(traitlets.List(traitlets.Unicode()), help="sequences x T, made visible").tag(sync=True)
     names = traitlets.List(traitlets.Unicode(), help="layer names").tag(sync=True)
@@ -35,6 +39,7 @@ class TokenStrip(Framed):
 
     def __init__(self, label: str = "Tokens coloured by expert", **traits: Any) -> None:
         self._given: list[list[str]] = []  # the texts as they came, to see whether they changed
+        traits.setdefault("saves", ["csv", "parquet"])
         super().__init__(label=label, **traits)
 
     def show(
@@ -72,6 +77,22 @@ class TokenStrip(Framed):
             margins=as_bytes(margins, "uint16"),
             margin_unit=margin_unit,
         )
+
+    def table(self) -> "pd.DataFrame":
+        """One row a token, layer and slot; see widgets/export/tables.py."""
+        from widgets.export.tables import routed_tokens
+
+        return routed_tokens(*self.decisions(), self.tokens, self.names, self.sequence_names)
+
+    def decisions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(experts LBTK int, -1 = empty; weights LBTK; margins LBT, NaN = unknown) as the page shows them."""
+        frame: dict[str, Any] = self.frame
+        shape = frame.get("shape", [0, 0, 0, 0])
+        read = {key: np.frombuffer(frame.get(key, b""), "uint16").astype(float) for key in ("weights", "margins")}
+        experts = np.frombuffer(frame.get("experts", b""), frame.get("dtype", "int8")).reshape(shape).astype(int)
+        weights = (read["weights"] * frame.get("weight_unit", 1.0)).reshape(shape)
+        known = np.where(read["margins"] == UNKNOWN, np.nan, read["margins"] * frame.get("margin_unit", 1.0))
+        return experts, weights, known.reshape(shape[:3])
 
     def _check(self, tokens: Sequence[Sequence[str]], shape: list[int], weights: tuple[int, ...]) -> None:
         if len(shape) != 4 or tuple(shape) != tuple(weights):

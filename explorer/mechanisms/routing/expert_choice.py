@@ -20,8 +20,8 @@ from explorer.taps import Instrumented
     paper=Paper("Mixture-of-Experts with Expert Choice Routing", "Y. Zhou et al.", 2022, "2202.09368"),
     lab="Google",
     summary="Each expert takes the tokens that want it most, the same number for all: perfectly even, but not causal.",
-    equation=r"S = \operatorname{softmax}_E(X W_r) \in \mathbb{R}^{T \times E}, \quad "
-    r"\mathcal{I}_e = \operatorname{top}_C(S_{\cdot e}), \quad C = T k / E, \qquad "
+    equation=r"S = \operatorname{softmax}_E(X W_r) \in \mathbb{R}^{T \times \knob{n_experts}{E}}, \quad "
+    r"\mathcal{I}_e = \operatorname{top}_C(S_{\cdot e}), \quad C = T\, \knob{k}{k} / \knob{n_experts}{E}, \qquad "
     r"y_t = \sum_{e :\, t \in \mathcal{I}_e} S_{te}\, E_e(x_t)",
     knobs={
         "n_experts": Knob(8, "how many experts there are to choose (the paper: 16 to 128)", low=1, high=256),

@@ -32,7 +32,8 @@ ROOMY = {"steps": 400, "horizon": 400, "capacity_factor": 8.0}  # an expert coul
     lab="Google",
     summary="Each token goes to its one best expert, weighted by the raw probability; a full expert drops latecomers.",
     equation=r"p(x) = \operatorname{softmax}(x W_r), \quad e^* = \operatorname{argmax}_e p_e(x), \qquad "
-    r"y = \begin{cases} p_{e^*}(x)\, E_{e^*}(x) & \text{if among the first } \lceil c\, T / E \rceil \text{ of } e^* \\ "
+    r"y = \begin{cases} p_{e^*}(x)\, E_{e^*}(x) & \text{if among the first } "
+    r"\lceil \knob{capacity_factor}{c}\, T / \knob{n_experts}{E} \rceil \text{ of } e^* \\ "
     r"0 & \text{otherwise} \end{cases}",
     knobs={
         "n_experts": Knob(8, "how many experts there are to choose from (Switch-Base: 128)", low=1, high=256),

@@ -20,8 +20,8 @@ from explorer.taps import Instrumented
     paper=Paper("Mixtral of Experts", "A. Q. Jiang et al.", 2024, "2401.04088"),
     lab="Mistral AI",
     summary="Each token goes to its k best-scoring experts, whose outputs are mixed by weights that sum to one.",
-    equation=r"g(x) = \operatorname{softmax}\big(\operatorname{top}_k(x W_r)\big), \qquad "
-    r"y = \sum_{e \in \operatorname{top}_k} g_e(x)\, E_e(x)",
+    equation=r"g(x) = \operatorname{softmax}\big(\operatorname{top}_{\knob{k}{k}}(x W_r)\big), \qquad "
+    r"y = \sum_{e \in \operatorname{top}_{\knob{k}{k}}} g_e(x)\, E_e(x)",
     knobs={
         "n_experts": Knob(8, "how many experts there are to choose from", low=1, high=256),
         "k": Knob(2, "how many experts each token gets", low=1, high=64, live=True),

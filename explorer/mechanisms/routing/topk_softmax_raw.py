@@ -19,7 +19,8 @@ from explorer.taps import Instrumented
     paper=Paper("OLMoE: Open Mixture-of-Experts Language Models", "N. Muennighoff et al.", 2024, "2409.02060"),
     lab="Allen Institute for AI",
     summary="Each token goes to its k best-scoring experts, each weighted by its probability among all of them.",
-    equation=r"p(x) = \operatorname{softmax}(x W_r), \qquad y = \sum_{e \in \operatorname{top}_k p(x)} p_e(x)\, E_e(x)",
+    equation=r"p(x) = \operatorname{softmax}(x W_r), \qquad "
+    r"y = \sum_{e \in \operatorname{top}_{\knob{k}{k}} p(x)} p_e(x)\, E_e(x)",
     knobs={
         "n_experts": Knob(8, "how many experts there are to choose from (OLMoE: 64)", low=1, high=256),
         "k": Knob(2, "how many experts each token gets (OLMoE: 8)", low=1, high=64, live=True),
