@@ -8,12 +8,14 @@ import pytest
 
 import explorer
 from explorer.errors import BadValue
+from explorer.serving import HERE as SERVING
 from widgets.labs import frame, shell
 from widgets.labs.lab import ALONE_SECONDS, LARGE
 from widgets.labs.routing import RoutingLab
 from widgets.states.routing import TASKS, RoutingState
 from widgets.states.routing_view import Scene
 
+TEMPLATE = SERVING / "share/voila/templates/gating-explorer"
 SMALL = "layers=1&batch=2&expert_width=8"
 
 
@@ -54,8 +56,8 @@ def test_every_mechanism_draws_on_every_task(mechanism, task):
     assert len(there(lab)) >= 11
     assert all(lab.charts[name].frame["number"] > before[name] for name in there(lab))
     assert there(lab, "b") == set()
-    assert (lab.maps["a"].layout.display == "") == (task == "clusters")
-    assert (lab.strips["a"].layout.display == "") == (task == "text")
+    assert (lab.view_of("a", "decisions").layout.display == "") == (task == "clusters")
+    assert (lab.view_of("a", "strip").layout.display == "") == (task == "text")
 
 
 def test_a_live_knob_acts_on_the_run_and_is_noted_in_its_recording(lab):
@@ -135,43 +137,47 @@ def test_a_run_that_nobody_looks_at_is_paused(lab):
     assert not lab.transport.buttons["Train"].disabled
 
 
-def test_a_page_that_cannot_be_made_says_why(monkeypatch):
-    monkeypatch.setattr(shell, "HEADLESS", False)
-    monkeypatch.setattr(RoutingState, "experiments", lambda self: 1 / 0)
-    seen = []
-    monkeypatch.setattr(shell, "explain", lambda error: seen.append(error) or {"title": "no", "message": "no"})
+def opened(monkeypatch, query=""):
+    """What a page that is not headless shows at once, and when its lab is ready or could not be made."""
+    monkeypatch.setattr(frame, "HEADLESS", False)
+    monkeypatch.setitem(os.environ, "QUERY_STRING", query)
 
-    async def open_page():
-        page = shell.dashboard("routing")
-        for _ in range(200):
-            await asyncio.sleep(0.05)
-            if seen:
-                break
-        return page
-
-    page = asyncio.run(open_page())
-    assert isinstance(seen[0], ZeroDivisionError)
-    assert "ge-error" in str([one._dom_classes for one in page.children[0].children])
-
-
-def test_the_page_shows_a_recorded_run_first_and_the_live_lab_in_its_place(monkeypatch):
-    monkeypatch.setattr(shell, "HEADLESS", False)
-    monkeypatch.setitem(os.environ, "QUERY_STRING", "mechanism=switch&theme=dark")
-
-    async def open_page():
+    async def wait():
         page = shell.dashboard("routing")
         first = page.children
-        for _ in range(400):
+        for _ in range(600):
             await asyncio.sleep(0.05)
             if page.children != first:
                 break
         return first, page.children
 
-    first, then = asyncio.run(open_page())
-    assert "recorded earlier" in first[0].children[3].value
-    assert len(first[0].children[-1].children) >= 10
-    assert then != first
-    assert "ge-columns" in then[0].children[-1]._dom_classes
+    return asyncio.run(wait())
+
+
+def test_a_page_that_cannot_be_made_says_why(monkeypatch):
+    monkeypatch.setattr(RoutingState, "experiments", lambda self: 1 / 0)
+    _, (_, page) = opened(monkeypatch)
+    card = page.children[3]
+    assert "ge-error" in card._dom_classes
+    assert "ZeroDivisionError" in card.children[0].value
+    assert "Traceback" not in card.children[0].value
+
+
+def test_a_page_is_there_before_its_lab_and_then_the_lab_alone(monkeypatch):
+    first, then = opened(monkeypatch, "mechanism=switch&theme=dark")
+    assert "on its way" in first[0].value
+    assert ".ge-recorded { display: none; }" in then[0].value
+    assert "ge-columns" in then[1].children[-1]._dom_classes
+
+
+def test_the_recorded_run_is_of_this_lab_and_needs_no_script():
+    for theme in ("light", "dark"):
+        content = (TEMPLATE / f"recorded/routing.{theme}.html").read_text()
+        assert content.count("<figure") == len(RoutingLab.RECORDED)
+        assert content.count("<svg aria-hidden") >= len(RoutingLab.RECORDED)
+        assert RoutingLab.TITLE in content and RoutingLab.INTRODUCTION in content
+        assert "<script" not in content and "http" not in content.replace("http://www.w3.org", "")
+        assert "seed 0" in content and "step 250" in content
 
 
 def test_what_comes_from_outside_is_escaped():
@@ -304,7 +310,7 @@ def test_what_a_link_hides_is_not_there():
     assert lab.what_if.layout.display == "none"
     assert lab.settings.parts["knobs"].layout.display == "none"
     assert "loss" not in there(lab)
-    assert lab.strips["a"].layout.display == "none"
+    assert lab.view_of("a", "strip").layout.display == "none"
     lab.one_step()
     assert "loss" not in there(lab)
     assert lab.settings.mechanism.layout.display != "none"
@@ -313,7 +319,7 @@ def test_what_a_link_hides_is_not_there():
 def test_large_type_is_one_switch(lab):
     lab.large.value = True
     assert "ge-large" in lab.widget._dom_classes
-    assert lab.charts["loss"].scale == lab.strips["a"].scale == LARGE
+    assert lab.charts["loss"].scale == lab.view_of("a", "strip").scale == LARGE
     assert "large=1" in lab.state.link()
     lab.large.value = False
     assert lab.charts["loss"].scale == 1.0
@@ -341,7 +347,7 @@ def test_what_if_shows_the_loss_before_and_after_and_the_steps_of_the_token(lab)
     assert "expert 0 is forbidden" in lab.whatif.outcome.value
     assert "→" in lab.whatif.outcome.value
     assert "score (logit) edited" in lab.whatif.table.value
-    lab.strips["a"].selected = {"layer": 0, "sequence": 1, "position": 5}
+    lab.view_of("a", "strip").selected = {"layer": 0, "sequence": 1, "position": 5}
     assert lab.token == (1, 5)
     assert lab.token_name((1, 5)).split("[")[1][0] in lab.whatif.outcome.value
     lab.whatif.buttons["Clear"].click()

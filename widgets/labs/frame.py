@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as W
+import traitlets as t
 
 from explorer.errors import ExplorerError
 
@@ -107,6 +108,18 @@ def notices(state: Any) -> W.Widget:
     return box
 
 
-def theme_of(query: str) -> str:
-    """light or dark: Voila takes `theme` out of the link for itself, but still shows it to the kernel."""
-    return "dark" if "theme=dark" in query.split("&") else "light"
+def instead_of_the_recorded() -> W.Widget:
+    """Where this appears, the recorded run goes."""
+    return W.HTML("<style>.ge-recorded { display: none; }</style>")
+
+
+class Failed(t.HasTraits):
+    """A page that could not be made."""
+
+    error = t.Dict(allow_none=True, default_value=None)
+
+
+def failed(title: str, error: Exception) -> W.Widget:
+    """The page of a lab that could not be made: it says why."""
+    return page(title, "This page could not be made; reload it, or open it without its settings.",
+                error_card(Failed(error=explain(error))))  # fmt: skip

@@ -52,11 +52,13 @@ class Lab:
     TITLE: ClassVar[str]
     INTRODUCTION: ClassVar[str]
     SECTIONS: ClassVar[dict[str, str]]  # name -> heading
+    RECORDED: ClassVar[tuple[str, ...]]  # the pictures that stand on the page before the live ones
     VIEWS_IN: ClassVar[dict[str, tuple[str, ...]]] = {}  # section -> the views in it that are no charts
 
     runs: Runs[Any]
     trainer: LiveTrainer | None = None
-    _wanted = -1
+    _wanted = -1  # the step that a link wants looked at, until it is reached
+    _with_b = False  # whether the page has room for B
     started_at = 0.0  # when Train was last pressed, on the clock of time.monotonic
 
     # -- a lab's own -------------------------------------------------------------------------------------------------
@@ -92,9 +94,12 @@ class Lab:
         """(what the menu says, name)."""
         return []
 
-    def views(self) -> dict[str, W.Widget]:
-        """Views besides charts, by name."""
+    def views(self, side: str) -> dict[str, Any]:  # noqa: ARG002  (a lab without any)
+        """Views of a run besides its charts, by name."""
         return {}
+
+    def fit_views(self) -> None:
+        """Show those of them that fit the runs that there are."""
 
     def draw_views(self, side: str, scene: Any) -> None:
         """Bring them up to date with what is looked at."""
@@ -123,11 +128,9 @@ class Lab:
         self.threads = calibrate_threads()
         self.pictures = self.panels()
         self.charts = {name: Chart(label=one.label) for name, one in self.pictures.items()}
-        self.charts_b = {
-            name: Chart(label=f"{one.label}, B") for name, one in self.pictures.items() if not (one.both or one.alone)
-        }
+        self.charts_b: dict[str, Chart] = {}  # made when there is a B: a page without it is ready sooner
         self.due = dict.fromkeys(("charts", "moment", "held out"), 0.0)  # when each is to be drawn next
-        self.own_views = self.views()
+        self.own_views = {"a": self.views("a")}
         self.status_line, self.advice_text = W.HTML().add_class("ge-status"), W.HTML().add_class("ge-text")
         self.transport, self.settings, self.beside_part = TransportPart(self), SettingsPart(self), BesidePart(self)
         self.sharing, self.explain = SharingPart(self), ExplainPart(self)
@@ -138,7 +141,7 @@ class Lab:
         self.reset()
         if state.steps:
             self.train(state.steps)
-        self._wanted = wanted  # the step that the link wants looked at, once it is reached
+        self._wanted = wanted
 
     # -- the run -----------------------------------------------------------------------------------------------------
     def reset(self) -> None:
@@ -314,6 +317,8 @@ class Lab:
             self.pause()  # which draws everything, for whoever comes back
             return
         everything, now = not self._trainer.running, time.perf_counter()
+        if (self.runs.b is not None) != self._with_b:
+            self.refill()  # a link's plan forked
         self.draw_live(everything)
         if everything and self._wanted >= 0 and self.runs.step >= self.state.steps:
             self.state.cursor, self._wanted = min(self._wanted, self.runs.step), -1
@@ -338,7 +343,7 @@ class Lab:
                 or (panel.alone and "b" in scenes)
             ):
                 continue
-            charts = [self.charts[name]] if panel.both or panel.alone else [self.charts[name], self.charts_b[name]]
+            charts = [self.charts[name], *([self.charts_b[name]] if name in self.charts_b else [])]
             given = [tuple(scenes.values())] if panel.both else [(scene,) for scene in scenes.values()]
             for chart, arguments in zip(charts, given, strict=False):
                 if (everything or chart.ready) and panel.fits(arguments[0]):
@@ -391,7 +396,7 @@ class Lab:
         return time.monotonic() - newest > ALONE_SECONDS
 
     def _all_views(self) -> Iterable[Any]:
-        return [*self.charts.values(), *self.charts_b.values(), *self.own_views.values()]
+        return [*self.charts.values(), *self.charts_b.values(), *(v for own in self.own_views.values() for v in own.values())]
 
     def _follow(self) -> None:
         """Bring the state, the buttons and what may be changed in line with the run."""
@@ -408,16 +413,19 @@ class Lab:
     # -- laying out --------------------------------------------------------------------------------------------------
     def refill(self) -> None:
         """Controls, explanations and pictures for the runs that there are now."""
+        if self.runs.b is not None and not self.charts_b:
+            self._make_room_for_b()
         self.settings.fill()
         self.beside_part.fill()
         self.explain.show()
-        has_b = self.runs.b is not None
+        self._with_b = has_b = self.runs.b is not None
         scenes = [self.scene(run) for run in self.runs.sides.values()]
         for name, panel in self.pictures.items():
             fits = [panel.fits(scene) and name not in self.state.hide for scene in scenes]
             _show(self.charts[name], fits[0] and (has_b if panel.both else not (panel.alone and has_b)))
             if name in self.charts_b:
                 _show(self.charts_b[name], fits[-1] and has_b)
+        self.fit_views()
         for name, section in self.sections.items():
             inside = section.children[1].children
             _show(section, any(one.layout.display != "none" for one in inside) or name not in self.SECTIONS)
@@ -425,7 +433,8 @@ class Lab:
     def shown(self) -> dict[str, dict[str, Any]]:
         """Section -> the views that are on the page now, by name, in its order."""
         found: dict[str, dict[str, Any]] = {}
-        named = {**self.charts, **{f"{name} b": chart for name, chart in self.charts_b.items()}, **self.own_views}
+        named = {**self.charts, **self.own_views["a"]}
+        named |= {f"{name} b": view for name, view in {**self.charts_b, **self.own_views.get("b", {})}.items()}
         for section, box in self.sections.items():
             inside = [one for one in box.children[1].children if one.layout.display != "none"]
             found[section] = {name: view for one in inside for name, view in named.items() if view is one}
@@ -452,12 +461,15 @@ class Lab:
             transport["scrub"], transport["speed"], self.status_line, settings["layer"], settings["knobs"],
             self.beside_part.widget, *self.more.get("left", ()), self.large,
         ]  # fmt: skip
-        self.sections = {name: self._section(name, heading) for name, heading in self.SECTIONS.items()}
+        self.sections = {
+            name: W.VBox([text(heading, "h2"), W.VBox(self._inside(name)).add_class("ge-charts")])
+            for name, heading in self.SECTIONS.items()
+        }
         share = Folded("Save and share", self.sharing.widget)
         right = [self.advice_text, *self.sections.values(), *self.more.get("right", ()), self.explain.widget, share]
         self.parts: dict[str, W.Widget] = {
             **settings, **transport, "beside": self.beside_part.widget, "advice": self.advice_text, "export": share,
-            "code": self.explain.code, "about": self.explain.about, **self.own_views, **self.more.get("named", {}),
+            "code": self.explain.code, "about": self.explain.about, **self.own_views["a"], **self.more.get("named", {}),
         }  # fmt: skip
         for name in self.state.hide:
             if name in self.parts:
@@ -467,14 +479,24 @@ class Lab:
             self.TITLE, self.INTRODUCTION, notices(self.state), error_card(self.state), columns.add_class("ge-columns")
         )
 
-    def _section(self, name: str, heading: str) -> W.VBox:
-        """A heading and its pictures, A's and B's beside each other."""
+    def _inside(self, section: str) -> list[W.Widget]:
+        """Its pictures, A's and B's beside each other."""
         inside: list[W.Widget] = []
-        for key, panel in self.pictures.items():
-            if panel.section == name:
-                inside += [self.charts[key], *([self.charts_b[key]] if key in self.charts_b else [])]
-        inside += [self.own_views[view].add_class("ge-wide") for view in self.VIEWS_IN.get(name, ())]
-        return W.VBox([text(heading, "h2"), W.VBox(inside).add_class("ge-charts")])
+        for name, panel in self.pictures.items():
+            if panel.section == section:
+                inside += [charts[name] for charts in (self.charts, self.charts_b) if name in charts]
+        for view in self.VIEWS_IN.get(section, ()):
+            inside += [own[view].add_class("ge-wide") for own in self.own_views.values()]
+        return inside
+
+    def _make_room_for_b(self) -> None:
+        """Charts and views of a run beside."""
+        one_each = [name for name, panel in self.pictures.items() if not (panel.both or panel.alone)]
+        self.charts_b = {name: Chart(label=f"{self.pictures[name].label}, B") for name in one_each}
+        self.own_views["b"] = self.views("b")
+        for name, section in self.sections.items():
+            section.children[1].children = tuple(self._inside(name))
+        self.set_large(self.state.large)
 
 
 def _show(widget: W.Widget, there: bool) -> None:

@@ -34,7 +34,8 @@ class RoutingLab(Lab):
         "experts": "What the experts of this layer are like",
         "layers": "All layers",
     }
-    VIEWS_IN = {"decisions": ("decisions", "decisions b", "strip", "strip b")}
+    RECORDED = ("loss", "load", "balance", "entropy", "specialisation", "map")
+    VIEWS_IN = {"decisions": ("decisions", "strip")}
     STATE = RoutingState
     state: RoutingState
     probe: view.Probe
@@ -59,16 +60,16 @@ class RoutingLab(Lab):
             "difference": Panel("Load of B less that of A, experts matched", "compare", _difference, both=True),
         }  # fmt: skip
 
-    def views(self) -> dict[str, W.Widget]:
-        label = "Which expert the router gives each point of the plane to"
-        self.strips = {"a": TokenStrip(), "b": TokenStrip(label="Tokens coloured by expert, B")}
-        self.maps = {"a": DecisionMap(label=label), "b": DecisionMap(label=f"{label}, B")}
-        for strip in self.strips.values():
-            strip.observe(self.safe(lambda event: self.choose_token(event["new"])), names=["selected"])
-        return {
-            "strip": self.strips["a"], "strip b": self.strips["b"],
-            "decisions": self.maps["a"], "decisions b": self.maps["b"],
-        }  # fmt: skip
+    def views(self, side: str) -> dict[str, Any]:
+        of = "" if side == "a" else ", B"
+        strip = TokenStrip(label=f"Tokens coloured by expert{of}")
+        strip.observe(self.safe(lambda event: self.choose_token(event["new"])), names=["selected"])
+        label = f"Which expert the router gives each point of the plane to{of}"
+        return {"strip": strip, "decisions": DecisionMap(label=label)}
+
+    def view_of(self, side: str, name: str) -> Any:
+        """The strip or the decision map of a run."""
+        return self.own_views[side][name]
 
     def more_parts(self) -> dict[str, Any]:
         self.token = (0, 0)
@@ -128,7 +129,7 @@ class RoutingLab(Lab):
     def draw_live(self, everything: bool) -> None:
         """The decision map while it learns; at a step that is looked back at, it stands still."""
         for side, run in self.runs.sides.items():
-            if self.state.cursor < 0 and view.is_plane(run.experiment) and (everything or self.maps[side].ready):
+            if self.state.cursor < 0 and view.is_plane(run.experiment) and (everything or self.view_of(side, "decisions").ready):
                 self._draw_map(side, view.decision_map(run.experiment))
 
     def _draw_map(self, side: str, grid: tuple[Any, Any, view.Bounds]) -> None:
@@ -136,7 +137,7 @@ class RoutingLab(Lab):
         if points is not None:
             expert, margin, bounds = grid
             E = run.recording.experts(self.layers[0])
-            self.maps[side].show(
+            self.view_of(side, "decisions").show(
                 expert, margin, points.inputs, points.labels, bounds, label_names=run.data.label_names, n_experts=E
             )
 
@@ -145,22 +146,17 @@ class RoutingLab(Lab):
         if self.state.cursor >= 0 and moment.grid is not None:
             self._draw_map(side, moment.grid)
         if self.probe.texts:
-            self.strips[side].show(
+            self.view_of(side, "strip").show(
                 self.probe.texts, moment.index, moment.weights, moment.margin,
                 names=scene.names, sequence_names=self.probe.names, n_experts=scene.E,
             )  # fmt: skip
 
-    def refill(self) -> None:
-        for side in "ab":
-            there = side in self.runs.sides
-            run = self.runs.a.experiment
-            self.strips[side].layout.display = "" if there and self.probe.texts else "none"
-            self.maps[side].layout.display = "" if there and view.is_plane(run) else "none"
-        super().refill()
-        for name in self.state.hide:
-            for key in (name, f"{name} b"):
-                if key in self.own_views:
-                    self.own_views[key].layout.display = "none"
+    def fit_views(self) -> None:
+        plane = view.is_plane(self.runs.a.experiment)
+        for side, own in self.own_views.items():
+            for name, fits in (("strip", bool(self.probe.texts)), ("decisions", plane)):
+                there = side in self.runs.sides and fits and name not in self.state.hide
+                own[name].layout.display = "" if there else "none"
 
     def paused(self) -> None:
         """What-if is computed when it is open, for it costs two forward passes."""

@@ -150,7 +150,7 @@ def look(experiment: Experiment, probe: Probe) -> Moment:
     assert experiment.recorder is not None
     layers = experiment.recorder.routers()
     routers = [_router(experiment, layer) for layer in layers]
-    taps = [tap for tap in ("index", "weights", "probs", "bias") if tap in routers[0].taps]  # type: ignore[operator]
+    taps = _tapped(routers[0])
     with _read_by(routers) as read:
         loss, seen = experiment.examine(probe.batch, [f"*/{tap}" for tap in taps])
     stacked = {tap: torch.stack([seen.last(f"{layer}/{tap}") for layer in layers]) for tap in taps}
@@ -168,6 +168,11 @@ def look(experiment: Experiment, probe: Probe) -> Moment:
         [metrics.plane(row, x) for row, x in zip(known, read, strict=True)] if len(known) == len(read) else [],
         decision_map(experiment) if is_plane(experiment) else None,
     )  # fmt: skip
+
+
+def _tapped(router: nn.Module) -> list[str]:
+    """Of what the pictures are made of, what this router tells."""
+    return [tap for tap in ("index", "weights", "probs", "bias") if tap in router.taps]  # type: ignore[operator]
 
 
 def router_rows(router: nn.Module, n_experts: int) -> Tensor | None:
@@ -195,8 +200,8 @@ def _some(x_BTD: Tensor, most: int = 256) -> Tensor:
 
 
 def _margin(probs: Tensor, k: int) -> Tensor:
-    E = probs.shape[-1]
-    return metrics.margin(probs, min(k, E - 1)) if E > 1 else torch.zeros(probs.shape[:-1])
+    """Of a router that takes every expert, or tells no scores: infinite, for nothing can switch."""
+    return metrics.margin(probs, k) if probs.shape[-1] > k else torch.full(probs.shape[:-1], torch.inf)
 
 
 def is_plane(experiment: Experiment) -> bool:
@@ -217,11 +222,13 @@ def decision_map(experiment: Experiment) -> tuple[Tensor, Tensor, Bounds]:
     router = recorder.modules[recorder.routers()[0]]
     training = router.training
     router.eval()
-    with recorder.paused(), torch.no_grad(), record(router, ["/probs"], keep=1) as seen:
-        weights_BTK, index_BTK = router(points_BTD)
+    taps = [f"/{tap}" for tap in _tapped(router)]
+    with recorder.paused(), torch.no_grad(), record(router, taps, keep=1) as seen:
+        router(points_BTD)
     router.train(training)
+    index_BTK, weights_BTK = seen.last("/index"), seen.last("/weights")
     strongest = index_BTK.gather(-1, weights_BTK.argmax(-1, keepdim=True))
-    margin = _margin(seen.last("/probs"), index_BTK.shape[-1])
+    margin = _margin(seen.last("/probs") if "/probs" in taps else weights_BTK[..., :0], index_BTK.shape[-1]).nan_to_num(posinf=0.0)
     return strongest.reshape(GRID, GRID), margin.reshape(GRID, GRID), (x_low, x_high, y_low, y_high)
 
 

@@ -1,12 +1,12 @@
 // A chart: rebuilds the arrays of the newest frame and hands the figure to Plotly.react.
 
 const CONFIG = {
-  displaylogo: false,
+  // a drag zooms, a double click goes back, and the Save menu makes pictures that say where their numbers come from;
+  // plotly's own bar would cover titles, and newer versions offer to upload the chart in it
+  displayModeBar: false,
   typesetMath: false,
-  plotlyServerURL: "", // nothing is ever uploaded: newer versions offer that beside the zoom
+  plotlyServerURL: "",
   doubleClick: "reset+autosize",
-  // the Save menu makes pictures too, with where their numbers come from
-  modeBarButtonsToRemove: ["toImage", "sendChartToCloud", "lasso2d", "select2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
 };
 
 /** The figure with typed arrays in the places that stand for them; two-dimensional ones as rows. */
