@@ -24,7 +24,7 @@ def test_a_link_opens_the_state_it_was_written_from(mechanism, task):
     state = RoutingState()
     state.choose(mechanism=mechanism, task=task)
     state.seed = 7
-    state.assign("n_experts", 4)
+    state.assign("batch", 4)
     state.assign("learning_rate", 0.02)
     again = RoutingState(state.link())
     assert again.notices == []

@@ -1,5 +1,6 @@
 """Controls: a Knob as a widget whose kind follows from its type and range, menus, fields, and parts that fold away."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,13 +10,23 @@ from explorer.catalogue import Knob
 
 DECADES = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 LABELS = {"n_experts": "experts", "k": "k (per token)", "aux_loss": "auxiliary loss", "z_loss": "z-loss"}
+def label(name: str) -> str:
+    """What the control of a knob is called on the page."""
+    return LABELS.get(name, name.replace("_", " "))
+
+
+def as_labelled(sentence: str) -> str:
+    """A sentence about knobs, each called as its control is."""
+    return re.sub(r"\b[a-z]+(?:_[a-z]+)+\b", lambda found: f"“{label(found[0])}”", sentence)
+
+
 STYLE = {"description_width": "124px"}
 FIXED = " (fixed while a run is under way: press Reset first)"
 
 
 def control(name: str, knob: Knob, value: Any, prefix: str = "") -> W.ValueWidget:
     """A labelled control that holds `value`; its tooltip is the knob's one line of meaning."""
-    common = {"description": prefix + LABELS.get(name, name.replace("_", " ")), "tooltip": knob.meaning, "style": STYLE}
+    common = {"description": prefix + label(name), "tooltip": knob.meaning, "style": STYLE}
     if knob.choices is not None:
         return W.Dropdown(options=list(knob.choices), value=value, **common)
     if isinstance(knob.default, bool):

@@ -43,6 +43,9 @@ class DataPart:
     def _ticked(self) -> None:
         if not self._quiet:
             ticked = tuple(name for name, box in self.boxes.items() if box.value)
+            if not ticked and not self.lab.state.own:
+                self.follow()
+                raise BadValue("no text is left: tick at least one domain, or give a text of your own")
             self._change(domains=() if len(ticked) == len(DOMAINS) and not self.lab.state.own else ticked)
 
     def _change(self, **what: Any) -> None:
@@ -54,7 +57,6 @@ class DataPart:
                 state.choose(task="text")
             for name, value in what.items():
                 setattr(state, name, value)
-            self._need_text()
             self.lab.reset()
         except Exception:
             for name, value in before.items():
@@ -62,11 +64,6 @@ class DataPart:
             raise
         finally:
             self.follow()
-
-    def _need_text(self) -> None:
-        state = self.lab.state
-        if not (state.domains or state.own or all(box.value for box in self.boxes.values())):
-            raise BadValue("no text is left: tick at least one domain, or give a text of your own")
 
     def follow(self) -> None:
         """The boxes as the state has them."""

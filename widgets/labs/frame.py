@@ -14,6 +14,7 @@ import ipywidgets as W
 import traitlets as t
 
 from explorer.errors import ExplorerError
+from widgets.views import Landmarks
 
 STYLE = (Path(__file__).parent / "frame.css").read_text(encoding="utf-8")
 HEADLESS = bool(
@@ -30,9 +31,8 @@ def text(content: str, tag: str = "p", role: str = "", css: str = "") -> W.HTML:
 
 def page(title: str, introduction: str, *parts: W.Widget) -> W.Widget:
     """A lab's page: the look, a heading, what this is about, then its parts."""
-    return W.VBox([W.HTML(f"<style>{STYLE}</style>"), text(title, "h1"), text(introduction), *parts]).add_class(
-        "ge-page"
-    )
+    head = [W.HTML(f"<style>{STYLE}</style>"), text(title, "h1"), text(introduction)]
+    return W.VBox([*head, *parts, Landmarks()]).add_class("ge-page")
 
 
 def escape(content: str) -> str:

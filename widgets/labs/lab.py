@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 
 import ipywidgets as W
 
+from explorer.errors import ExplorerError
 from explorer.training import calibrate_threads
 from explorer.training.live import LiveTrainer
 from widgets.figures.cursor import with_cursor
-from widgets.labs.controls import Folded
+from widgets.labs.controls import Folded, as_labelled
 from widgets.labs.explain import ExplainPart
 from widgets.labs.frame import error_card, escape, guarded, notices, page, text
 from widgets.labs.runs import Run, Runs
@@ -82,6 +83,10 @@ class Lab:
         """What to look at now."""
         raise NotImplementedError
 
+    def note(self) -> str:
+        """What the ready-made run that is on shows."""
+        return ""
+
     def status(self, run: Run[Any]) -> dict[str, Any]:
         """The status line, as values; the first is the step."""
         raise NotImplementedError
@@ -111,8 +116,8 @@ class Lab:
         """Parts of the page besides those of every lab, by name."""
         return {}
 
-    def paused(self) -> None:
-        """The run stands still, and everything else is drawn."""
+    def turned(self) -> None:
+        """The run began to go, or stands still and everything else is drawn."""
 
     @classmethod
     def prepare(cls) -> None:
@@ -138,7 +143,11 @@ class Lab:
         self.widget = self._lay_out()
         self.set_large(state.large)
         wanted = state.cursor
-        self.reset()
+        try:
+            self.reset()
+        except ExplorerError as error:  # a mechanism that does not fit the task, say: the page opens all the same
+            state.forget(f"These settings do not go together, and the page opened with its own: {error}")
+            self.reset()
         if state.steps:
             self.train(state.steps)
         self._wanted = wanted
@@ -169,6 +178,7 @@ class Lab:
         self.look_at(-1, draw=False)
         self._trainer.start(steps)
         self._follow()
+        self.turned()
 
     def pause(self) -> None:
         """Stop after the step under way, and draw everything as it then is."""
@@ -240,8 +250,14 @@ class Lab:
         """Another mechanism or task: a new run."""
         if all(getattr(self.state, name) == value for name, value in what.items()):
             return
+        before = self.state.a, self.state.b, self.state.task
         self.state.choose(**what)
-        self.reset()
+        try:
+            self.reset()
+        except Exception:
+            self.state.a, self.state.b, self.state.task = before
+            self.settings.fill()
+            raise
 
     def choose_preset(self, name: str) -> None:
         """A ready-made run, which starts at once."""
@@ -357,11 +373,13 @@ class Lab:
         self._say(scenes["a"])
         self._follow() if everything else self.transport.follow()
         if everything and not self._trainer.running:
-            self.paused()
+            self.turned()
 
     def _say(self, scene: Any) -> None:
         """Advice and status; the stamp only while the run stands still, for then a picture is saved."""
-        self.advice_text.value = f"<p>{escape(self.advice(scene))}</p>"
+        note = self.note()
+        said = f"<p><strong>What to look at.</strong> {escape(as_labelled(self.advice(scene)))}</p>"
+        self.advice_text.value = (f"<p>{escape(note)}</p>" if note else "") + said
         seen: dict[str, Any] = {}
         lines = []
         for side, run in self.runs.sides.items():
@@ -444,7 +462,7 @@ class Lab:
         """What a standalone page holds: advice, pictures by section, the mechanism, and the lines that make the run."""
         from widgets.export.standalone import Heading, Prose, RawHtml
 
-        advice = self.advice(self.scene(self.runs.a))
+        advice = as_labelled(self.advice(self.scene(self.runs.a)))
         parts: list[Any] = [Prose(self.INTRODUCTION), Prose(advice)]
         for section, views in self.shown().items():
             parts += [Heading(self.SECTIONS[section]), *views.values()] if views else []

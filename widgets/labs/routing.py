@@ -78,7 +78,7 @@ class RoutingLab(Lab):
             Folded("What if: edit the router", self.whatif.widget),
             Folded("Your own data", self.data.widget),
         )
-        what_if.toggle.observe(self.safe(lambda _: self.paused()), names=["value"])
+        what_if.toggle.observe(self.safe(lambda _: self.turned()), names=["value"])
         self.what_if = what_if
         return {"left": [data], "right": [what_if], "named": {"whatif": what_if, "data": data}}
 
@@ -158,7 +158,7 @@ class RoutingLab(Lab):
                 there = side in self.runs.sides and fits and name not in self.state.hide
                 own[name].layout.display = "" if there else "none"
 
-    def paused(self) -> None:
+    def turned(self) -> None:
         """What-if is computed when it is open, for it costs two forward passes."""
         if self.what_if.toggle.value:
             self.whatif.show()
@@ -166,6 +166,10 @@ class RoutingLab(Lab):
     # -- in words ----------------------------------------------------------------------------------------------------
     def advice(self, scene: Scene) -> str:
         return " ".join(advice.advice(scene.run, scene.now, None if scene.cursor < 0 else scene.step))
+
+    def note(self) -> str:
+        preset = PRESETS.get(self.state.preset)
+        return f"{preset.title}. {preset.watch}" if preset else ""
 
     def status(self, run: Run[Moment]) -> dict[str, Any]:
         return view.status(run.experiment, self._trainer.steps_per_second, self.threads)

@@ -128,7 +128,10 @@ def _knobs(lab: "Lab", side: str) -> dict[str, W.ValueWidget]:
 def _follow(lab: "Lab", side: str, controls: dict[str, W.ValueWidget]) -> None:
     if not controls:
         return
-    knobs = lab.state.knobs(lab.state.side(side).mechanism)
+    state_of = lab.state.side(side)
+    knobs = lab.state.knobs(state_of.mechanism)
     started = lab.state.running or lab.state.step > 0
     for name, one in controls.items():
         fix(one, knobs[name], started and not knobs[name].live)
+        if one.value != state_of.values[name]:
+            one.value = state_of.values[name]  # a link's plan moved it

@@ -1,5 +1,6 @@
 """The page's part "What if": edits of a paused run's router, and the steps of one token's decision, number by number."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as W
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 
 NAMES = {"logits": "score (logit)", "probs": "probability", "biased": "score + bias", "gate": "gate"}
 HELP = (
-    "Pause the run, click a token in the text below (or a point's row), then forbid or force an expert, or shift its score. "
-    "The loss and the decision are computed anew at once; the run itself is not changed."
+    "Pause the run, click a token of the coloured text, then forbid or force an expert, or shift its score. The loss and the "
+    "decision are computed anew at once; the run itself is not changed."
 )
 
 
@@ -36,7 +37,7 @@ class WhatIfPart:
             tooltip="a bias of the router, for this expert", continuous_update=False,
         )  # fmt: skip
         self.clamp = dropdown(
-            "clamp the gate", [("as computed", None), ("0", 0.0), ("0.5", 0.5), ("1", 1.0), ("2", 2.0)], None
+            "clamp the gate", [("as computed", ""), ("0", 0.0), ("0.5", 0.5), ("1", 1.0), ("2", 2.0)], ""
         )
         self.outcome, self.table = W.HTML().add_class("ge-text"), W.HTML().add_class("ge-steps")
         self.buttons["Forbid"].on_click(act(lambda _: self.edit("forbid")))
@@ -56,7 +57,7 @@ class WhatIfPart:
         experts = self.lab.runs.a.experiment.recording.experts(self.lab.layers[self.lab.state.layer])
         self._set(self.expert, options=[(str(e), e) for e in range(experts)], value=0)
         self._set(self.shift, value=0.0)
-        self._set(self.clamp, value=None)
+        self._set(self.clamp, value="")
 
     def edit(self, what: str, value: float = 0.0) -> None:
         """A word about the expert in the menu."""
@@ -65,11 +66,10 @@ class WhatIfPart:
         self.what = self._current().with_expert(self.expert.value, what, value)
         self.show()
 
-    def set_clamp(self, value: float | None) -> None:
+    def set_clamp(self, value: float | str) -> None:
+        """Every open gate gets this weight; "": the one that the router computes."""
         if not self._quiet:
-            from dataclasses import replace
-
-            self.what = replace(self._current(), clamp=value)
+            self.what = replace(self._current(), clamp=None if value == "" else float(value))
             self.show()
 
     def clear(self) -> None:

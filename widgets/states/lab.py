@@ -193,6 +193,12 @@ class LabState(t.HasTraits):
         own.check({key: value for key, value in merged.items() if key in own.knobs})
         setattr(self, side, replace(one, values=merged))
 
+    def forget(self, notice: str) -> None:
+        """Back to what an empty link opens, and say so."""
+        self.task, self.b, self.planned, self.own, self.domains = self.TASK, None, [], (), ()
+        self.a = Side(self.MECHANISM, self.defaults(self.MECHANISM))
+        self.notices = [*self.notices, notice]
+
     # -- its course ----------------------------------------------------------------------------------------------------
     def begin(self) -> None:
         """At step 0: what is set now is what the run starts with."""

@@ -24,11 +24,14 @@ Bounds = tuple[float, float, float, float]
 
 
 def short_layer(path: str) -> str:
-    """What a reader calls `blocks.1.ffn`: layer 1. The host of vectors has one layer, `ffn`."""
-    parts = path.split(".")
-    if parts[0] == "blocks" and len(parts) > 1:
-        return f"layer {parts[1]}"
-    return "layer 0" if path == "ffn" else path
+    """What a reader calls `blocks.1.ffn`: layer 1. The host of vectors has one layer, `ffn`.
+
+    A mechanism may have several routers: `blocks.1.ffn.attention.0` is "layer 1 attention 0".
+    """
+    parts = path.removesuffix(".gate").split(".")
+    if parts[0] == "blocks" and len(parts) > 2:
+        return " ".join(["layer", parts[1], *parts[3:]])
+    return " ".join(["layer 0", *parts[1:]]) if parts[0] == "ffn" else path
 
 
 # -- the course of a run ---------------------------------------------------------------------------------------------
@@ -157,15 +160,14 @@ def look(experiment: Experiment, probe: Probe) -> Moment:
     index, weights = stacked["index"], stacked["weights"]
     probs = stacked.get("probs", torch.zeros(*index.shape[:-1], 0))
     order = weights.argsort(dim=-1, descending=True, stable=True)
-    rows = [
-        router_rows(router, experiment.recording.experts(layer)) for layer, router in zip(layers, routers, strict=True)
-    ]
+    experts = [experiment.recording.experts(layer) for layer in layers]
+    rows = [router_rows(router, E, x.shape[-1]) for router, E, x in zip(routers, experts, read, strict=False)]
     known = [row for row in rows if row is not None]
     return Moment(
         experiment.step, loss, index.gather(-1, order), weights.gather(-1, order), _margin(probs, index.shape[-1]), probs,
         stacked.get("bias"),
-        [metrics.cosine(row) for row in known],
-        [metrics.plane(row, x) for row, x in zip(known, read, strict=True)] if len(known) == len(read) else [],
+        [metrics.cosine(row) for row in known] if len(known) == len(layers) else [],
+        [metrics.plane(row, x) for row, x in zip(known, read, strict=False)] if len(known) == len(layers) else [],
         decision_map(experiment) if is_plane(experiment) else None,
     )  # fmt: skip
 
@@ -175,10 +177,10 @@ def _tapped(router: nn.Module) -> list[str]:
     return [tap for tap in ("index", "weights", "probs", "bias") if tap in router.taps]  # type: ignore[operator]
 
 
-def router_rows(router: nn.Module, n_experts: int) -> Tensor | None:
-    """(E, D): the vectors that a linear router compares a token with; None where it has none."""
+def router_rows(router: nn.Module, n_experts: int, width: int) -> Tensor | None:
+    """(E, D): the vectors that a linear router compares a token of width D with; None where it has none."""
     for parameter in router.parameters():
-        if parameter.ndim == 2 and len(parameter) == n_experts:
+        if parameter.shape == (n_experts, width):
             return parameter.detach().float()
     return None
 

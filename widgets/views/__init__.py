@@ -7,7 +7,8 @@ from widgets.views.chart import Chart
 from widgets.views.courier import Courier
 from widgets.views.decision_map import DecisionMap
 from widgets.views.framed import Framed
+from widgets.views.landmarks import Landmarks
 from widgets.views.own_text import OwnText
 from widgets.views.token_strip import TokenStrip
 
-__all__ = ["Chart", "Courier", "DecisionMap", "Framed", "OwnText", "TokenStrip"]
+__all__ = ["Chart", "Courier", "DecisionMap", "Framed", "Landmarks", "OwnText", "TokenStrip"]
