@@ -1,5 +1,6 @@
 """Assembly: from a mechanism, its knobs and the host's settings to a model, its parameter groups and its matched width."""
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,7 +59,16 @@ def assemble(card: Spec, knobs: dict[str, Any], settings: dict[str, Any], data: 
         ffn = _feed_forward(card, knobs, settings, data.width, linear=True)
         return VectorModel(ffn)
     layers = [_layer(card, knobs, settings) for _ in range(settings["layers"])]
+    _chain([ffn for _, ffn in layers])
     return LanguageModel(data.vocab, d_model, layers, tied=settings["tied"])
+
+
+def _chain(layers: list[nn.Module | None]) -> None:
+    """Mechanisms that carry something from layer to layer have a method `follow`: each is told which one is below it."""
+    places = [getattr(layer, "router", layer) for layer in layers]
+    for below, above in pairwise(places):
+        if hasattr(above, "follow"):
+            above.follow(below)
 
 
 def _layer(card: Spec, knobs: dict[str, Any], settings: dict[str, Any]) -> tuple[nn.Module, nn.Module | None]:

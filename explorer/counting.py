@@ -19,7 +19,8 @@ class Count:
 def count(model: nn.Module, T: int) -> Count:
     """Two FLOPs a multiply-add, matrix products only; T is the sequence length that attention scores are averaged over.
 
-    A module with products outside nn.Linear says so itself, by a method flops(T).
+    A module with products outside nn.Linear says so itself, by a method flops(T), and one with experts of its own how many
+    of its parameters a token does not meet, by a method idle().
     """
     parameters = sum(p.numel() for p in model.parameters())
     idle = flops = 0.0
@@ -35,4 +36,6 @@ def count(model: nn.Module, T: int) -> Count:
             idle += module.embed.weight.numel() if module.head is not None else 0  # a look-up reads one row
         elif not isinstance(module, Experts) and hasattr(module, "flops"):
             flops += float(module.flops(T))  # type: ignore[operator]
+        if hasattr(module, "idle"):  # a layer with experts of its own
+            idle += float(module.idle())  # type: ignore[operator]
     return Count(parameters, parameters - idle, flops)

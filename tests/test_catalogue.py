@@ -30,7 +30,7 @@ def shelf(monkeypatch):
 # -- finding -----------------------------------------------------------------------------------------------------------
 def test_names_come_family_by_family_in_reading_order():
     names = explorer.names()
-    assert names[:4] == ["topk-softmax", "topk-softmax-raw", "switch", "expert-choice"]
+    assert names[:4] == ["topk-softmax", "topk-softmax-raw", "noisy-topk", "switch"]
     assert explorer.names("routing") == [name for name in names if explorer.spec(name).family == "routing"]
     assert sorted(name for family in FAMILIES for name in explorer.names(family)) == sorted(names)
 
@@ -51,7 +51,9 @@ def test_a_misspelt_name_is_one_sentence_with_a_suggestion(ask, message):
 
 
 def test_a_name_like_no_other_lists_what_there_is():
-    with pytest.raises(UnknownName, match=r"^no mechanism 'zzz'; there are: expert-choice, .*, topk-softmax-raw$"):
+    with pytest.raises(
+        UnknownName, match=r"^no mechanism 'zzz'; there are: activation-dense-to-sparse, .*, topk-softmax-raw$"
+    ):
         explorer.build("zzz")
     assert str(unknown("tap", "a", [])) == "no tap 'a'; there are: none"
     assert str(unknown("tap", "zz", [f"tap{i}" for i in range(99)])).endswith(", ...")

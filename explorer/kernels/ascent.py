@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -21,3 +22,9 @@ def ascend(loss: Callable[[Tensor], Tensor], x: Tensor, radius: float, steps: in
         moved = x + (moved.detach() + stride * slope.sign() - x).clamp(-radius, radius)
         moved = moved.clamp(low, high)
     return moved
+
+
+def divergence(attacked: Tensor, clean: Tensor) -> Tensor:
+    """Mean over B and T of KL(softmax(clean) || softmax(attacked)), logits (B, T, C): how far an attack moved a decision."""
+    attacked, clean = attacked.log_softmax(-1).flatten(0, 1), clean.log_softmax(-1).flatten(0, 1)
+    return F.kl_div(attacked, clean, reduction="batchmean", log_target=True)

@@ -51,6 +51,11 @@ class MixtureOfExperts(nn.Module):
         super().__init__()
         self.router, self.experts = router, experts
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        weights_BTK, index_BTK = self.router(x_BTD)
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether the router wants the token ids beside the vectors."""
+        return bool(getattr(self.router, "reads_tokens", False))
+
+    def forward(self, x_BTD: Tensor, tokens_BT: Tensor | None = None) -> Tensor:
+        weights_BTK, index_BTK = self.router(x_BTD, tokens_BT) if self.reads_tokens else self.router(x_BTD)
         return self.experts(x_BTD, weights_BTK, index_BTK)

@@ -18,9 +18,11 @@ class Block(nn.Module):
         self.norm_attention, self.attention = RMSNorm(d_model), attention
         self.norm_ffn, self.ffn = RMSNorm(d_model), ffn
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, tokens_BT: Tensor | None = None) -> Tensor:
+        """tokens_BT: the ids behind the vectors, for a feed-forward mechanism that `reads_tokens`."""
         x_BTD = x_BTD + self.attention(self.norm_attention(x_BTD))
-        return x_BTD + self.ffn(self.norm_ffn(x_BTD))
+        ids = (tokens_BT,) if getattr(self.ffn, "reads_tokens", False) else ()
+        return x_BTD + self.ffn(self.norm_ffn(x_BTD), *ids)
 
 
 class LanguageModel(Instrumented):
@@ -48,9 +50,10 @@ class LanguageModel(Instrumented):
             nn.init.normal_(self.head.weight, std=0.02)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
-        x_BTD = self.embed(self.tap("tokens", tokens_BT))
+        tokens_BT = self.tap("tokens", tokens_BT)
+        x_BTD = self.embed(tokens_BT)
         for block in self.blocks:
-            x_BTD = block(x_BTD)
+            x_BTD = block(x_BTD, tokens_BT)
         return F.linear(self.norm(x_BTD), self.embed.weight if self.head is None else self.head.weight)
 
 
@@ -61,5 +64,5 @@ class AttentionBlock(nn.Module):
         super().__init__()
         self.norm_attention, self.attention = RMSNorm(d_model), attention
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, tokens_BT: Tensor | None = None) -> Tensor:  # noqa: ARG002 (a block's signature)
         return x_BTD + self.attention(self.norm_attention(x_BTD))

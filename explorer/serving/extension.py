@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from explorer.serving import environment
-from explorer.serving.server import PLOTLY_URL, plotly_handler, plotly_url
+from explorer.serving.server import PLOTLY_URL, let_pages_say_goodbye, plotly_handler, plotly_url
 
 HERE = Path(__file__).resolve().parent
 
@@ -32,6 +32,7 @@ def _link_jupyter_server_extension(app: Any) -> None:
 
 def _load_jupyter_server_extension(app: Any) -> None:
     """Kernels inherit the environment, and with it the address of plotly's bundle on this server."""
+    let_pages_say_goodbye()
     os.environ[PLOTLY_URL] = plotly_url("voila", app.base_url)
     app.web_app.add_handlers(".*$", [plotly_handler(app.base_url)])
     # formulas by what Voila itself brings, as in its own server: unset, pages ask a content network

@@ -108,6 +108,7 @@ def voila_app(settings: dict[str, Any]) -> Any:
             own = [plotly_handler(self.server_url), *front_door(self.server_url, Path(self.root_dir))]
             return [*own, *super().init_handlers()]
 
+    let_pages_say_goodbye()
     # our file alone: a voila.json that happens to lie in the current folder must not change the pages
     app = Pages.instance()
     # said of every page; it is about stored outputs, and pages have none
@@ -127,6 +128,18 @@ def voila_app(settings: dict[str, Any]) -> Any:
         ]
     )
     return app
+
+
+def let_pages_say_goodbye() -> None:
+    """A page that is left asks for its kernel to be ended, by a beacon, which cannot carry the token against forgery.
+
+    Without this the server refuses, and every page left behind keeps its 300 MB until the kernel is culled. What is asked
+    for can be asked only by who knows the kernel's id, which is random and was told to that page alone; who may talk to
+    the server at all is checked as ever.
+    """
+    from voila.shutdown_kernel_handler import VoilaShutdownKernelHandler
+
+    VoilaShutdownKernelHandler.check_xsrf_cookie = lambda _: None
 
 
 def front_door(base_url: str, root: Path) -> list[Any]:

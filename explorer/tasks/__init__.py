@@ -6,11 +6,34 @@ from explorer.errors import BadValue, unknown
 from explorer.tasks.bigram_backcopy import BigramBackcopy
 from explorer.tasks.clusters import Clusters
 from explorer.tasks.data import UNSCORED, Batch, Data, Task
+from explorer.tasks.digits import Digits
+from explorer.tasks.field import Field
+from explorer.tasks.ode_families import OdeFamilies
 from explorer.tasks.text import Text
 
-TASKS: dict[str, type] = {"text": Text, "clusters": Clusters, "bigram-backcopy": BigramBackcopy}
+TASKS: dict[str, type] = {
+    "text": Text,
+    "clusters": Clusters,
+    "bigram-backcopy": BigramBackcopy,
+    "field": Field,
+    "digits": Digits,
+    "ode-families": OdeFamilies,
+}
 
-__all__ = ["TASKS", "UNSCORED", "Batch", "BigramBackcopy", "Clusters", "Data", "Task", "Text", "task"]
+__all__ = [
+    "TASKS",
+    "UNSCORED",
+    "Batch",
+    "BigramBackcopy",
+    "Clusters",
+    "Data",
+    "Digits",
+    "Field",
+    "OdeFamilies",
+    "Task",
+    "Text",
+    "task",
+]
 
 
 def task(given: Any) -> Task:

@@ -38,7 +38,7 @@ WATCH = """(() => {
     const look = () => {
         mark("bytes", true);
         mark("paint", performance.getEntriesByName("first-contentful-paint").length);
-        mark("content", visible(document.querySelector(".ge-page h1")));
+        mark("content", visible(document.querySelector(".ge-recorded figure, .ge-page h1")));
         mark("chart", document.querySelector(".js-plotly-plot .main-svg"));
         const train = usable("Train");
         mark("train", train);

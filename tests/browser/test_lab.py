@@ -18,7 +18,7 @@ TEXT = "the quick brown fox jumps over the lazy dog; " * 40
 @pytest.fixture(scope="module")
 def lab(chromium: Browser, base_url: str) -> Iterator[Page]:
     """One page for the tests that only need some run: each begins with `fresh`."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 2600}, accept_downloads=True)
+    context = chromium.new_context(viewport={"width": 1280, "height": 6000}, accept_downloads=True)
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = context.new_page()
     page.errors = _watch(page)  # type: ignore[attr-defined]
@@ -235,7 +235,7 @@ def test_the_recording_and_the_lines_that_make_the_run(lab: Page, tmp_path: Path
     code = lab.locator(".ge-code").filter(has_text="explorer.Experiment")
     expect(code).to_be_visible()
     scope: dict[str, object] = {}
-    exec(code.inner_text(), scope)  # noqa: S102  our own lines
+    exec(code.inner_text(), scope)
     assert scope["run"].recording.loads().equals(recording.loads())  # type: ignore[attr-defined]
 
 
@@ -269,7 +269,9 @@ def test_it_is_driven_by_keys_alone(lab: Page) -> None:
 def test_a_preset_shows_its_pathology_and_says_what_repairs_it(lab: Page) -> None:
     fresh(lab)
     menu = lab.get_by_label("preset")
-    menu.select_option(label=next(one for one in menu.locator("option").all_inner_texts() if one.startswith("Collapse")))
+    menu.select_option(
+        label=next(one for one in menu.locator("option").all_inner_texts() if one.startswith("Collapse"))
+    )
     until(lab, lambda: step(lab) >= 60)
     until(lab, lambda: "times its fair share" in lab.locator(".ge-main").inner_text(), seconds=60)
     assert "Raise “auxiliary loss”" in lab.locator(".ge-main").inner_text()
@@ -290,7 +292,9 @@ def test_what_a_link_hides_is_not_there(page: Page, base_url: str) -> None:
 
 
 @pytest.mark.parametrize(("width", "query"), [(390, "theme=dark"), (1280, ""), (1920, "theme=dark&large=1&b=switch")])
-def test_it_reads_well_for_everyone(chromium: Browser, base_url: str, screenshots: Path, width: int, query: str) -> None:
+def test_it_reads_well_for_everyone(
+    chromium: Browser, base_url: str, screenshots: Path, width: int, query: str
+) -> None:
     context = chromium.new_context(viewport={"width": width, "height": 900}, reduced_motion="reduce")
     page = context.new_page()
     open_lab(page, base_url, f"batch=2&{query}")
@@ -303,6 +307,8 @@ def test_it_reads_well_for_everyone(chromium: Browser, base_url: str, screenshot
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("getComputedStyle(document.querySelector('.ge-page button')).transitionDuration") in ("0s", "")
     page.evaluate(AXE.read_text())
-    found = page.evaluate("async () => (await axe.run()).violations.map(v => [v.id, v.impact, v.nodes[0].html.slice(0, 200)])")
+    found = page.evaluate(
+        "async () => (await axe.run()).violations.map(v => [v.id, v.impact, v.nodes[0].html.slice(0, 200)])"
+    )
     assert [one for one in found if one[1] in ("serious", "critical")] == []
     context.close()

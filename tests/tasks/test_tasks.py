@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from explorer.errors import BadValue, ExplorerError
-from explorer.tasks import TASKS, UNSCORED, BigramBackcopy, Clusters, Text, task
+from explorer.tasks import TASKS, UNSCORED, BigramBackcopy, Clusters, Digits, Field, OdeFamilies, Text, task
 from explorer.tasks.data import Stream
 
 VARIANTS = {
@@ -20,6 +20,9 @@ VARIANTS = {
     "clusters in the plane": Clusters(dimensions=2, clusters=5, common=3),
     "bigram-backcopy": BigramBackcopy(),
     "bigram-backcopy without BOS": BigramBackcopy(vocab=7, triggers=2, sequence=11, bos=False),
+    "field": Field(),
+    "digits": Digits(),
+    "ode-families": OdeFamilies(),
 }
 every_task = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
 
@@ -136,7 +139,7 @@ def test_a_misspelt_task_gets_a_suggestion():
 
 @pytest.mark.parametrize("given", [None, 3, dict, ["text"]])
 def test_what_is_no_task_is_refused(given):
-    with pytest.raises(BadValue, match=r"a task is a name \(text, clusters, bigram-backcopy\) or an object"):
+    with pytest.raises(BadValue, match=r"a task is a name \(text, clusters, .*\) or an object"):
         task(given)
 
 

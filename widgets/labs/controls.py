@@ -10,6 +10,8 @@ from explorer.catalogue import Knob
 
 DECADES = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 LABELS = {"n_experts": "experts", "k": "k (per token)", "aux_loss": "auxiliary loss", "z_loss": "z-loss"}
+
+
 def label(name: str) -> str:
     """What the control of a knob is called on the page."""
     return LABELS.get(name, name.replace("_", " "))

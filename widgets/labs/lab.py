@@ -414,7 +414,11 @@ class Lab:
         return time.monotonic() - newest > ALONE_SECONDS
 
     def _all_views(self) -> Iterable[Any]:
-        return [*self.charts.values(), *self.charts_b.values(), *(v for own in self.own_views.values() for v in own.values())]
+        return [
+            *self.charts.values(),
+            *self.charts_b.values(),
+            *(v for own in self.own_views.values() for v in own.values()),
+        ]
 
     def _follow(self) -> None:
         """Bring the state, the buttons and what may be changed in line with the run."""

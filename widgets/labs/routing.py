@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import ipywidgets as W
-
 from explorer import metrics
 from widgets import figures as f
 from widgets.labs.controls import Folded
@@ -129,7 +127,11 @@ class RoutingLab(Lab):
     def draw_live(self, everything: bool) -> None:
         """The decision map while it learns; at a step that is looked back at, it stands still."""
         for side, run in self.runs.sides.items():
-            if self.state.cursor < 0 and view.is_plane(run.experiment) and (everything or self.view_of(side, "decisions").ready):
+            if (
+                self.state.cursor < 0
+                and view.is_plane(run.experiment)
+                and (everything or self.view_of(side, "decisions").ready)
+            ):
                 self._draw_map(side, view.decision_map(run.experiment))
 
     def _draw_map(self, side: str, grid: tuple[Any, Any, view.Bounds]) -> None:

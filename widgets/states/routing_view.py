@@ -179,7 +179,7 @@ def _tapped(router: nn.Module) -> list[str]:
 
 def router_rows(router: nn.Module, n_experts: int, width: int) -> Tensor | None:
     """(E, D): the vectors that a linear router compares a token of width D with; None where it has none."""
-    for parameter in router.parameters():
+    for parameter in [*router.parameters(), *router.buffers()]:
         if parameter.shape == (n_experts, width):
             return parameter.detach().float()
     return None
@@ -230,7 +230,9 @@ def decision_map(experiment: Experiment) -> tuple[Tensor, Tensor, Bounds]:
     router.train(training)
     index_BTK, weights_BTK = seen.last("/index"), seen.last("/weights")
     strongest = index_BTK.gather(-1, weights_BTK.argmax(-1, keepdim=True))
-    margin = _margin(seen.last("/probs") if "/probs" in taps else weights_BTK[..., :0], index_BTK.shape[-1]).nan_to_num(posinf=0.0)
+    margin = _margin(seen.last("/probs") if "/probs" in taps else weights_BTK[..., :0], index_BTK.shape[-1]).nan_to_num(
+        posinf=0.0
+    )
     return strongest.reshape(GRID, GRID), margin.reshape(GRID, GRID), (x_low, x_high, y_low, y_high)
 
 

@@ -62,11 +62,11 @@ function dress(model, ...elements) {
 
 /**
  * Calls draw(frame) for the newest frame, at most once per animation frame, and acknowledges each frame it drew.
- * A view that is off the screen draws once a second, one without a size only acknowledges: slowly, so that
- * Python sends less. Also redraws when the size or the theme changes, and on ask(). Returns { ask, stop }.
+ * A view that is off the screen, or without a size, only acknowledges, and slowly, so that Python sends less; it draws
+ * when it comes near the screen. Also redraws when the size or the theme changes, and on ask(). Returns { ask, stop }.
  */
 function follow(model, el, draw) {
-  let asked = 0, busy = false, stale = false, gone = false, onScreen = true, width = 0, answered = -1;
+  let asked = 0, busy = false, stale = false, gone = false, onScreen = false, missed = false, width = 0, answered = -1;
   let appeared = () => {};
   const run = async () => {
     asked = 0;
@@ -74,12 +74,14 @@ function follow(model, el, draw) {
     busy = true;
     stale = false;
     answers.busy--;
-    if (!onScreen || !el.clientWidth) await wait(1000, new Promise((done) => (appeared = done)));
+    const hidden = () => !onScreen || !el.clientWidth;
+    if (hidden()) await wait(1000, new Promise((done) => (appeared = done)));
+    missed = hidden();
     const frame = model.get("frame");
     let error = "";
     answers.busy++;
     try {
-      if (el.clientWidth && !gone) await draw(frame);
+      if (!missed && !gone) await draw(frame);
     } catch (problem) {
       error = String(problem?.message ?? problem);
       console.error(problem);
@@ -109,9 +111,11 @@ function follow(model, el, draw) {
   const seen = new IntersectionObserver(
     (entries) => {
       onScreen = entries.at(-1).isIntersecting;
-      if (onScreen) appeared();
+      if (!onScreen) return;
+      appeared();
+      if (missed) ask();
     },
-    { rootMargin: "100px" },
+    { rootMargin: "300px" },
   );
   const page = new MutationObserver(() => ask());
   const system = matchMedia("(prefers-color-scheme: dark)");
