@@ -63,7 +63,7 @@ def assemble(card: Spec, knobs: dict[str, Any], settings: dict[str, Any], data: 
     return LanguageModel(data.vocab, d_model, layers, tied=settings["tied"])
 
 
-def _chain(layers: list[nn.Module | None]) -> None:
+def _chain(layers: list[Any]) -> None:
     """Mechanisms that carry something from layer to layer have a method `follow`: each is told which one is below it."""
     places = [getattr(layer, "router", layer) for layer in layers]
     for below, above in pairwise(places):

@@ -179,9 +179,9 @@ def _tapped(router: nn.Module) -> list[str]:
 
 def router_rows(router: nn.Module, n_experts: int, width: int) -> Tensor | None:
     """(E, D): the vectors that a linear router compares a token of width D with; None where it has none."""
-    for parameter in [*router.parameters(), *router.buffers()]:
-        if parameter.shape == (n_experts, width):
-            return parameter.detach().float()
+    for name, rows in [*router.named_parameters(), *router.named_buffers()]:
+        if rows.shape == (n_experts, width) and name != "values":  # of a memory: what it gives, not what it looks for
+            return rows.detach().float()
     return None
 
 
