@@ -250,6 +250,8 @@ def test_the_map_tells_places_by_arrow_keys(lab: Page) -> None:
 def test_a_large_page_has_larger_letters_everywhere(lab: Page) -> None:
     sizes = """() => [".gtitle", ".xtick text", ".ge-strip .t", ".ge-map-legend", ".ge-save-open"].map(
         (one) => parseFloat(getComputedStyle(document.querySelector(one)).fontSize))"""
+    lab.set_viewport_size({"width": 900, "height": 3000})  # what is off the screen is not drawn
+    lab.wait_for_timeout(500)
     before = lab.evaluate(sizes)
     lab.get_by_role("button", name="Large").click()
     lab.wait_for_function(
@@ -262,6 +264,7 @@ def test_a_large_page_has_larger_letters_everywhere(lab: Page) -> None:
     lab.wait_for_function(
         "parseFloat(getComputedStyle(document.querySelector('.gtitle')).fontSize) < 16", timeout=10_000
     )
+    lab.set_viewport_size({"width": 900, "height": 900})
 
 
 # -- links and files -------------------------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ class Lab:
         self.charts_b: dict[str, Chart] = {}  # made when there is a B: a page without it is ready sooner
         self.due = dict.fromkeys(("charts", "moment", "held out"), 0.0)  # when each is to be drawn next
         self.own_views = {"a": self.views("a")}
-        self.status_line, self.advice_text = W.HTML().add_class("ge-status"), W.HTML().add_class("ge-text")
+        self.status_line, self.advice_text = W.HTML().add_class("ge-status"), W.HTML().add_class("ge-advice")
         self.transport, self.settings, self.beside_part = TransportPart(self), SettingsPart(self), BesidePart(self)
         self.sharing, self.explain = SharingPart(self), ExplainPart(self)
         self.more = self.more_parts()
