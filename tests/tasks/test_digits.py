@@ -65,7 +65,9 @@ def test_without_scikit_learn_one_sentence_says_what_to_do(monkeypatch):
     monkeypatch.undo()
 
 
-@pytest.mark.parametrize("content", [b"", b"not gzip", digits.gzip.compress(b"1,2\n3,4", mtime=0), digits.gzip.compress(b"a,b")])
+@pytest.mark.parametrize(
+    "content", [b"", b"not gzip", digits.gzip.compress(b"1,2\n3,4", mtime=0), digits.gzip.compress(b"a,b", mtime=0)]
+)
 def test_a_broken_file_is_named(tmp_path, monkeypatch, content):
     digits.read.cache_clear()
     (tmp_path / "datasets" / "data").mkdir(parents=True)
