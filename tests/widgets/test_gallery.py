@@ -40,10 +40,18 @@ def test_a_card_says_what_the_mechanism_says(name):
     assert without_verdicts(ENTRIES[name]) == json.loads(json.dumps(snapshot.card(explorer.spec(name)))), AGAIN
 
 
+# their cards say "not tried yet": scripts/write_catalogue.py tries them, and each that it has tried leaves this list
+WAITING = {"adversarial-moe"}
+
+
 @pytest.mark.parametrize("name", explorer.names())
 def test_every_claim_was_tried_as_it_stands(name):
     tried = {claim["name"]: claim["verdict"] and claim["verdict"]["digest"] for claim in ENTRIES[name]["claims"]}
-    assert tried == {claim.name: snapshot.digest(claim) for claim in explorer.spec(name).claims}, AGAIN
+    stands = {claim.name: snapshot.digest(claim) for claim in explorer.spec(name).claims}
+    if name in WAITING:
+        assert tried != stands, "it was tried: take it off the list"
+        return
+    assert tried == stands, AGAIN
     assert snapshot.stale([ENTRIES[name]]) == [other for other in explorer.names() if other != name]
 
 
