@@ -55,7 +55,11 @@ def language_model(layers=2, router="switch", **knobs):
     torch.manual_seed(1)
     blocks = []
     for _ in range(layers):
-        ffn = MixtureOfExperts(explorer.build(router, d_model=16, n_experts=4, **knobs), Experts(16, 4, 8))
+        card = explorer.spec(router)
+        few = {"n_experts": 4} if "n_experts" in card.knobs and "constant" not in card.knobs else {}
+        ffn = explorer.build(router, d_model=16, **few, **knobs)
+        if card.slot == "router":
+            ffn = MixtureOfExperts(ffn, Experts(16, 4, 8))
         blocks.append((explorer.build("softmax-attention", d_model=16, n_heads=2), ffn))
     return LanguageModel(32, 16, blocks)
 
@@ -183,10 +187,17 @@ def test_loads_of_every_router_sum_to_one_in_each_layer_and_step(router):
         for step in range(4):
             model(tokens(step)).sum().backward()
     sums = seen.loads().groupby(["step", "layer"]).load.sum()
-    assert len(sums) == 12 and sums.to_numpy() == pytest.approx(1)
+    assert len(sums) == 4 * len(seen.layers()) >= 12 and sums.to_numpy() == pytest.approx(1)
     decided = seen.decisions()
-    weights = decided.groupby(["step", "layer", "sequence", "position"]).weight.sum()
-    assert (weights <= 1 + 1e-5).all() and set(decided.token) <= set(range(32))
+    assert set(decided.token) <= set(range(32))
+    if router in (
+        "topk-softmax",
+        "topk-softmax-raw",
+        "switch",
+        "expert-choice",
+    ):  # of others a weight is no probability
+        weights = decided.groupby(["step", "layer", "sequence", "position"]).weight.sum()
+        assert (weights <= 1 + 1e-5).all()
 
 
 def test_what_is_recorded_is_what_the_router_says():

@@ -41,7 +41,19 @@ def test_a_card_says_what_the_mechanism_says(name):
 
 
 # their cards say "not tried yet": scripts/write_catalogue.py tries them, and each that it has tried leaves this list
-WAITING = {"adversarial-moe"}
+WAITING = {
+    "activation-dense-to-sparse",
+    "adversarial-moe",
+    "dense-to-sparse",
+    "hash-experts",
+    "heterogeneous-experts",
+    "kmeans-gating",
+    "mixture-of-modules",
+    "moe-plus-plus",
+    "moeut",
+    "recurrent-router",
+    "soft-moe",
+}
 
 
 @pytest.mark.parametrize("name", explorer.names())
@@ -59,6 +71,8 @@ def test_every_claim_was_tried_as_it_stands(name):
 def test_a_verdict_follows_from_its_numbers(entry):
     for claim in entry["claims"]:
         verdict = claim["verdict"]
+        if verdict is None and entry["name"] in WAITING:
+            continue
         assert len(verdict["spread"]) == len(entry["measured"]["seeds"]) == 3
         assert sum(verdict["spread"]) / 3 == pytest.approx(verdict["effect"], rel=1e-4)
         if claim["threshold"] is None:
@@ -180,6 +194,9 @@ def test_a_card_has_everything(entry):
     assert f'href="https://arxiv.org/abs/{paper["arxiv"]}"' in one
     assert "<math" in one and "<code>" not in one, "its equation can be drawn"
     for claim in entry["claims"]:
+        if claim["verdict"] is None and entry["name"] in WAITING:
+            assert gallery.escaped(claim["statement"]) in one and "not tried yet" in one
+            continue
         for part in (claim["statement"], claim["reported"], state.effect(claim, claim["verdict"])):
             assert gallery.escaped(part) in one
         assert state.WORDS[claim["verdict"]["holds"]] in one, "a verdict is a word, not a colour"
@@ -226,7 +243,8 @@ def test_a_verdict_on_an_older_claim_is_not_shown(page):
     entry["claims"][0]["digest"] = "changed since"
     entry["claims"][1]["verdict"] = None
     assert gallery.card(entry, state.Asked(), ROOT).count("not tried yet") == 2
-    assert "not tried yet" not in page
+    waiting = sum(claim["verdict"] is None for name in WAITING for claim in ENTRIES[name]["claims"])
+    assert page.count("not tried yet") == waiting
 
 
 @pytest.mark.parametrize(

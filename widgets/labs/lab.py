@@ -181,7 +181,9 @@ class Lab:
         self.turned()
 
     def pause(self) -> None:
-        """Stop after the step under way, and draw everything as it then is."""
+        """Stop after the step under way, and draw everything as it then is; the buttons answer before the pictures."""
+        self.state.running, self.state.step = False, self.runs.step
+        self.transport.follow()
         self._trainer.pause()
         self._follow()
 

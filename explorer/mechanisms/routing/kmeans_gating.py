@@ -24,8 +24,8 @@ from explorer.taps import Instrumented
     lab="University of Bristol",
     summary="Each token goes to the expert of its cluster; the gate is fitted by K-means and least squares, not trained.",
     equation=r"e^* = \operatorname{argmax}_e\, [x; 1] W_{\cdot e}, \quad y = E_{e^*}(x), \qquad W = \operatorname{argmin}_W "
-    r"\sum_x \big\| [x; 1] W - \operatorname{onehot}(c(x)) \big\|^2 \ \text{every } \knob{every}{n} \text{ steps}, \quad "
-    r"c = \operatorname{K\text{-}means}",
+    r"\sum_x \lVert [x; 1] W - \operatorname{onehot}(c(x)) \rVert^2, "
+    r"\ \text{fitted every } \knob{every}{n} \text{ steps}, \quad c = \text{K-means}",
     knobs={
         "n_experts": Knob(8, "experts, and clusters to be found", low=1, high=256),
         "every": Knob(5, "training steps from one fit to the next", low=1, high=10_000, live=True),
