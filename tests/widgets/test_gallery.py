@@ -44,7 +44,6 @@ def test_a_card_says_what_the_mechanism_says(name):
 WAITING = {
     "activation-dense-to-sparse",
     "adversarial-moe",
-    "dense-to-sparse",
     "hash-experts",
     "heterogeneous-experts",
     "kmeans-gating",
