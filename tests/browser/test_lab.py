@@ -203,7 +203,9 @@ def test_the_page_as_one_file_opens_without_a_network(lab: Page, chromium: Brows
     path = tmp_path / download.value.suggested_filename
     download.value.save_as(path)
     assert path.stat().st_size < 6_000_000
-    context = chromium.new_context(offline=True)
+    context = chromium.new_context(
+        offline=True, viewport={"width": 900, "height": 9000}
+    )  # off the screen nothing is drawn
     alone = context.new_page()
     errors = _watch(alone)
     alone.goto(path.as_uri())
