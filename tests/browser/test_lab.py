@@ -31,8 +31,10 @@ def lab(chromium: Browser, base_url: str) -> Iterator[Page]:
 def fresh(lab: Page, steps: int = 0) -> None:
     if button(lab, "Remove B").is_visible():
         button(lab, "Remove B").click()
+    expect(button(lab, "Remove B")).to_be_hidden()
     button(lab, "Reset").click()
     until(lab, lambda: step(lab) == 0)
+    expect(button(lab, "Train")).to_be_enabled()
     for taken in range(1, steps + 1):
         button(lab, "Step").click()
         until(lab, lambda taken=taken: step(lab) == taken)
@@ -65,7 +67,7 @@ def marked(lab: Page, title: str) -> list[float]:
 def test_a_recorded_run_stands_there_until_the_live_lab_is_ready(page: Page, base_url: str) -> None:
     page.goto(f"{base_url}{LAB}", wait_until="commit")
     expect(page.get_by_text("A run recorded earlier")).to_be_visible()
-    assert page.locator(".ge-recorded figure").count() == 6
+    expect(page.locator(".ge-recorded figure")).to_have_count(6)  # it comes in pieces
     assert page.locator(".js-plotly-plot").count() == 0
     expect(button(page, "Train")).to_be_enabled(timeout=90_000)
     expect(page.locator(".ge-recorded")).to_be_hidden()
@@ -114,6 +116,7 @@ def test_a_beside_b_from_the_menu_of_one_size(lab: Page) -> None:
     slider(lab, "step shown").press("ArrowLeft")
     until(lab, lambda: set(marked(lab, "A: Loss")) == set(marked(lab, "B: Loss")) == {1})
     button(lab, "Remove B").click()
+    expect(button(lab, "Remove B")).to_be_hidden()
 
 
 def test_what_if_and_the_steps_of_a_clicked_token(lab: Page) -> None:
@@ -259,7 +262,7 @@ def test_it_is_driven_by_keys_alone(lab: Page) -> None:
     fresh(lab)
     lab.get_by_label("seed").focus()
     lab.keyboard.press("Tab")
-    assert lab.evaluate("document.activeElement.textContent") == "Train"
+    until(lab, lambda: lab.evaluate("document.activeElement.textContent") == "Train")
     lab.keyboard.press("Enter")
     until(lab, lambda: step(lab) > 0)
     lab.keyboard.press("Tab")

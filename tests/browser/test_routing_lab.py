@@ -16,7 +16,14 @@ PATIENCE = 90_000  # milliseconds: a cold kernel on a busy machine
 def open_lab(page: Page, base_url: str, query: str = "") -> None:
     page.goto(f"{base_url}{LAB}?{query}")
     expect(button(page, "Train")).to_be_enabled(timeout=PATIENCE)
-    page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length >= 1", timeout=PATIENCE)
+    see_a_chart(page)
+
+
+def see_a_chart(page: Page) -> None:
+    """Waits until a chart is drawn. It may be below the fold (how far depends on the fonts), where nothing is drawn."""
+    page.locator(".ge-view:visible").first.scroll_into_view_if_needed(timeout=PATIENCE)
+    expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible(timeout=PATIENCE)
+    page.evaluate("scrollTo(0, 0)")
 
 
 def button(page: Page, name: str):

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.browser.test_routing_lab import see_a_chart
+
 ROOT = Path(__file__).resolve().parents[2]
 LAB = "voila/render/notebooks/labs/routing.ipynb"
 PATIENCE = 90_000  # milliseconds: a cold kernel on a busy machine
@@ -65,7 +67,7 @@ def test_a_lab_trains_and_draws(page: Page, hub: str) -> None:
     train = page.get_by_role("button", name="Train", exact=True)
     expect(train).to_be_enabled(timeout=PATIENCE)
     expect(page.get_by_label("seed")).to_have_value("5")
-    page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length", timeout=PATIENCE)
+    see_a_chart(page)
     train.click()
     page.wait_for_function("Number(document.querySelector('.ge-status b').textContent) >= 5", timeout=PATIENCE)
     page.get_by_role("button", name="Pause", exact=True).click()

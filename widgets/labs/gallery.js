@@ -1,5 +1,30 @@
 // The gallery's search and filter. They run here, so that they answer at once and without a kernel.
 (() => {
+  /**
+   * When Voila's scripts have come, a second or more after the page, they move it into a frame that scrolls by itself.
+   * What is moved loses the focus and the place it was scrolled to: whoever searches by then is not to notice.
+   */
+  function stayPut(root, cells) {
+    const home = cells.parentNode;
+    let [focused, scrolled] = [null, 0];
+    const scroll = () => (scrolled = document.scrollingElement.scrollTop);
+    root.addEventListener("focusin", (event) => (focused = event.target));
+    // a move is answered before the timer, and gives the focus back
+    root.addEventListener("focusout", () => setTimeout(() => root.contains(document.activeElement) || (focused = null)));
+    addEventListener("scroll", scroll);
+    new MutationObserver((_, observer) => {
+      if (cells.parentNode === home || !cells.isConnected) return;
+      observer.disconnect();
+      removeEventListener("scroll", scroll);
+      new ResizeObserver((_, sized) => {
+        if (cells.scrollHeight === cells.clientHeight) return; // the frame has no height of its own yet
+        sized.disconnect();
+        cells.scrollTop = scrolled;
+      }).observe(cells);
+      if (focused && !root.contains(document.activeElement)) focused.focus({ preventScroll: true });
+    }).observe(document.body, { childList: true, subtree: true });
+  }
+
   const root = [...document.querySelectorAll(".ge-gallery:not([data-ready])")].pop();
   if (!root) return;
   root.dataset.ready = "";
@@ -8,6 +33,7 @@
   if (cells?.contains(root)) {
     cells.style.display = "";
     if (spinner) spinner.style.display = "none";
+    stayPut(root, cells);
   }
 
   /** Lower case without accents, so that Muller finds Müller. */

@@ -43,7 +43,6 @@ class Panel:
     draw: Callable[..., Any]
     over_steps: bool = False  # drawn with every frame, and marks the step that is looked at
     both: bool = False  # there only while something runs beside A
-    alone: bool = False  # there only while nothing does
     fits: Callable[[Any], bool] = bool
 
 
@@ -118,10 +117,6 @@ class Lab:
 
     def turned(self) -> None:
         """The run began to go, or stands still and everything else is drawn."""
-
-    @classmethod
-    def prepare(cls) -> None:
-        """Whatever takes its time and touches no widget: done on a thread before the first lab of this kernel."""
 
     # -- the page ------------------------------------------------------------------------------------------------------
     STATE: ClassVar[type[LabState]]
@@ -264,7 +259,7 @@ class Lab:
     def choose_preset(self, name: str) -> None:
         """A ready-made run, which starts at once."""
         if name and name != self.state.preset:
-            self.state._set_preset(name)
+            self.state.set_preset(name)
             self.state.b = None
             self.reset()
             self.train()
@@ -355,11 +350,7 @@ class Lab:
         """The pictures as of the step looked at; not `everything`: those whose last frame was drawn."""
         scenes = {side: self.scene(run) for side, run in self.runs.sides.items()}
         for name, panel in self.pictures.items():
-            if (
-                not (panel.over_steps or moments)
-                or (panel.both and "b" not in scenes)
-                or (panel.alone and "b" in scenes)
-            ):
+            if not (panel.over_steps or moments) or (panel.both and "b" not in scenes):
                 continue
             charts = [self.charts[name], *([self.charts_b[name]] if name in self.charts_b else [])]
             given = [tuple(scenes.values())] if panel.both else [(scene,) for scene in scenes.values()]
@@ -378,14 +369,14 @@ class Lab:
             self.turned()
 
     def _say(self, scene: Any) -> None:
-        """Advice and status; the stamp only while the run stands still, for then a picture is saved."""
+        """Advice and status; of B's status only what differs from A's."""
         note = self.note()
         said = f"<p><strong>What to look at.</strong> {escape(as_labelled(self.advice(scene)))}</p>"
         self.advice_text.value = (f"<p>{escape(note)}</p>" if note else "") + said
         seen: dict[str, Any] = {}
         lines = []
         for side, run in self.runs.sides.items():
-            values = {k: v for k, v in self.status(run).items() if seen.get(k) != v}  # of B, what differs from A
+            values = {k: v for k, v in self.status(run).items() if seen.get(k) != v}
             seen = seen or values
             items = "".join(f"<li>{escape(k)} <b>{escape(str(v))}</b></li>" for k, v in values.items())
             head = f"<li><strong>{side.upper()}:</strong></li>" if self.runs.b else ""
@@ -446,13 +437,13 @@ class Lab:
         scenes = [self.scene(run) for run in self.runs.sides.values()]
         for name, panel in self.pictures.items():
             fits = [panel.fits(scene) and name not in self.state.hide for scene in scenes]
-            _show(self.charts[name], fits[0] and (has_b if panel.both else not (panel.alone and has_b)))
+            _show(self.charts[name], fits[0] and (has_b or not panel.both))
             if name in self.charts_b:
                 _show(self.charts_b[name], fits[-1] and has_b)
         self.fit_views()
-        for name, section in self.sections.items():
+        for section in self.sections.values():
             inside = section.children[1].children
-            _show(section, any(one.layout.display != "none" for one in inside) or name not in self.SECTIONS)
+            _show(section, any(one.layout.display != "none" for one in inside))
 
     def shown(self) -> dict[str, dict[str, Any]]:
         """Section -> the views that are on the page now, by name, in its order."""
@@ -515,7 +506,7 @@ class Lab:
 
     def _make_room_for_b(self) -> None:
         """Charts and views of a run beside."""
-        one_each = [name for name, panel in self.pictures.items() if not (panel.both or panel.alone)]
+        one_each = [name for name, panel in self.pictures.items() if not panel.both]
         self.charts_b = {name: Chart(label=f"{self.pictures[name].label}, B") for name in one_each}
         self.own_views["b"] = self.views("b")
         for name, section in self.sections.items():

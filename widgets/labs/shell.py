@@ -37,16 +37,11 @@ async def _open(name: str, box: "W.VBox") -> None:
 
     query = os.environ.get("QUERY_STRING", "")
     try:
-        await asyncio.get_running_loop().run_in_executor(None, _prepare, name)
+        await asyncio.get_running_loop().run_in_executor(None, importlib.import_module, f"widgets.labs.{name}")
         page = _build(name, query).widget
     except Exception as error:  # noqa: BLE001  shown on the page, where the person is
         page = failed(f"{name.capitalize()} lab", error)
     box.children = (instead_of_the_recorded(), page)
-
-
-def _prepare(name: str) -> None:
-    """Everything that takes its time and touches no widget."""
-    importlib.import_module(f"widgets.labs.{name}").LAB.prepare()
 
 
 def _build(name: str, query: str, state: Any = None) -> Any:

@@ -239,7 +239,7 @@ class LabState(t.HasTraits):
     def _read(self, query: str) -> None:
         given, notices = links.read(query)
         first: list[tuple[str, Callable[[str], None]]] = [
-            ("preset", self._set_preset),
+            ("preset", self.set_preset),
             ("task", lambda v: self.choose(task=v)),
             ("mechanism", lambda v: self.choose(mechanism=v)),
         ]
@@ -288,7 +288,7 @@ class LabState(t.HasTraits):
             return False
         return values.keys() <= self.knobs(one.mechanism).keys()
 
-    def _set_preset(self, name: str) -> None:
+    def set_preset(self, name: str) -> None:
         presets = self.presets()
         if name not in presets:
             raise unknown("preset", name, presets)
