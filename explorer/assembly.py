@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from explorer.catalogue import Knob, Spec, build, spec
 from explorer.counting import count
 from explorer.errors import BadValue, unknown
-from explorer.models import Experts, LanguageModel, MixtureOfExperts, VectorModel
+from explorer.models import Experts, LanguageModel, MixtureOfExperts, StackModel, VectorModel
 from explorer.training.adamw import Group
 
 if TYPE_CHECKING:
@@ -51,13 +51,18 @@ def split(card: Spec, knobs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 
 def assemble(card: Spec, knobs: dict[str, Any], settings: dict[str, Any], data: Any) -> nn.Module:
-    """The host that suits the data, with the mechanism in its socket and the settings' mechanisms in the others."""
+    """The host that suits the data, with the mechanism in its socket and the settings' mechanisms in the others.
+
+    A stack fills all sockets and brings its own depth: `layers`, `expert_width` and the other mechanisms are not asked for.
+    """
     d_model = settings["d_model"]
     if data.kind == "vectors":
-        if card.slot == "attention":
+        if card.slot in ("attention", "stack"):
             raise BadValue(f"{card.name} attends over positions: choose a task of tokens, such as 'text'")
         ffn = _feed_forward(card, knobs, settings, data.width, linear=True)
         return VectorModel(ffn)
+    if card.slot == "stack":
+        return StackModel(data.vocab, d_model, [build(card.name, d_model=d_model, **knobs)], tied=settings["tied"])
     layers = [_layer(card, knobs, settings) for _ in range(settings["layers"])]
     _chain([ffn for _, ffn in layers])
     return LanguageModel(data.vocab, d_model, layers, tied=settings["tied"])
@@ -130,6 +135,7 @@ DEFAULTS = {
     "router": "topk-softmax",
     "attention": "softmax-attention",
     "feed-forward": "glu",
+    "stack": "topk-softmax",
 }  # what `match` compares with
 
 
@@ -151,6 +157,12 @@ def matched_width(experiment: "Experiment", match: str, target: float | None = N
         with torch.device("meta"):
             return float(getattr(count(assemble(one, knobs, {**settings, "expert_width": width}, data), T), match))
 
+    def own(width: int) -> float:
+        try:
+            return size(card, experiment.knobs, width)
+        except BadValue:  # narrower than its other knobs allow
+            return 0.0
+
     if target is None:
         default = spec(DEFAULTS[card.slot])
         shared = {
@@ -158,9 +170,15 @@ def matched_width(experiment: "Experiment", match: str, target: float | None = N
         }
         target = size(default, default.check(shared), settings["expert_width"])
     low, high = 1, 8192
-    if not size(card, experiment.knobs, low) <= target <= size(card, experiment.knobs, high):
+    smallest, largest = own(low), size(card, experiment.knobs, high)
+    if smallest == largest:
+        linear = card.slot == "router" and data.kind == "vectors"
+        fixed = ", ".join(name for name, knob in card.knobs.items() if not knob.live)
+        why = "experts on plain vectors are single matrices" if linear else f"its size is set by {fixed}"
+        raise BadValue(f"{card.name} cannot be matched, because it has no width here: {why}")
+    if not smallest <= target <= largest:
         raise BadValue(f"{card.name} cannot be matched by its feed-forward width: {match} would have to be {target:g}")
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if size(card, experiment.knobs, middle) <= target else (low, middle)
-    return min((low, high), key=lambda width: abs(size(card, experiment.knobs, width) - target))
+        low, high = (middle, high) if own(middle) <= target else (low, middle)
+    return min((low, high), key=lambda width: abs(own(width) - target))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 FAMILIES = ("routing", "attention", "mixing", "depth", "conversion", "adapters", "estimation", "serving")
-SLOTS = ("router", "attention", "feed-forward")  # the socket of a host that a mechanism fills
+SLOTS = ("router", "attention", "feed-forward", "stack")  # the socket of a host that a mechanism fills; a stack: all
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Spec:
     @property
     def page(self) -> str:
         """The lab that shows it, and in which state."""
-        return f"labs/routing.ipynb?mechanism={self.name}" if self.slot == "router" else ""
+        return f"labs/routing.ipynb?mechanism={self.name}" if self.family == "routing" else ""
 
     def check(self, knobs: Mapping[str, Any]) -> dict[str, Any]:
         """`knobs` completed with the defaults, each in its type and range; an unknown name is an error."""

@@ -1,31 +1,38 @@
 """Comparisons: the same experiments over several seeds, side by side, on all cores of a machine or on a cluster."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from explorer.assembly import matched_width, width_knob
-from explorer.errors import BadValue
+from explorer.errors import BadValue, ExplorerError
 from explorer.experiment import Experiment
-from explorer.parallel import in_parallel, naming
+from explorer.parallel import abandoned, in_parallel, naming
 from explorer.readings import Run, reading
 
 if TYPE_CHECKING:
     import pandas as pd
 
 READ = (
-    "held_out_loss", "training_loss", "max_violation", "load_entropy", "dead_experts", "empty_slots", "token_entropy", "nmi",
+    "held_out_loss", "training_loss", "max_violation", "load_entropy", "dead_experts",
+    "tokens_without_expert", "token_entropy", "nmi",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One row of the table to be: how to make the experiment again, and what to write in front of its numbers."""
+    """One row of the table to be: how to make the experiment again, and what to write in front of its numbers.
+
+    match, like: its width is still to be fitted, to the parameters or FLOPs of the experiment that `like` makes.
+    """
 
     recipe: dict[str, Any]
     steps: int
     front: dict[str, Any]
+    name: str
+    match: str | None = None
+    like: Mapping[str, Any] | None = None
 
 
 def compare(
@@ -35,13 +42,15 @@ def compare(
     match: str | None = None,
     backend: str | None = None,
     jobs: int | None = None,
+    done: Callable[[int, int], None] | None = None,
 ) -> "pd.DataFrame":
     """Train every experiment anew for `steps` steps with every seed; one row each.
 
     The experiments given are plans: they are made again from their recipe (live knobs as they are now) and are left as they
     were. match: "parameters" or "flops" fits the width of the others to the first one's count; `mismatch` is what remains,
     in per cent. backend: None for all cores of this machine, "dask" for the current distributed.Client, "ray", or another
-    backend of joblib. The numbers are those of running the same experiments here, except for steps_per_second.
+    backend of joblib. The numbers are those of running the same experiments here, except for steps_per_second. done(how
+    many, of how many) is called as rows finish. A `Sweep` does the same in the background.
 
     Columns: experiment (its place in the list), mechanism, the knobs in which the experiments differ, seed, parameters,
     flops (active, a token), mismatch (with `match`), the readings of READ (see explorer.readings; NaN where a mechanism has
@@ -54,10 +63,7 @@ def compare(
         raise BadValue(f"compare takes experiments, as in compare([Experiment('switch'), ...]), not {wrong[0]!r}")
     if not experiments or not chosen:
         raise BadValue("compare needs at least one experiment and one seed")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise BadValue(f"steps={steps!r}: it must be a whole number of at least 1")
-    if match not in (None, "parameters", "flops"):
-        raise BadValue(f"match={match!r}: it must be 'parameters', 'flops' or None")
+    check(steps, match)
     widths = _matched(experiments, match)
     differing = _differing(experiments, widths)
     plans = [
@@ -65,27 +71,55 @@ def compare(
             {**one.recipe(), **width, "seed": seed, "device": str(one.device)},
             steps,
             {"experiment": i, "mechanism": one.spec.name, **knobs, "seed": seed},
+            f"{one.spec.name} (experiment {i}) with seed {seed}",
         )
         for i, (one, width, knobs) in enumerate(zip(experiments, widths, differing, strict=True))
         for seed in chosen
     ]
-    frame = pd.DataFrame(in_parallel(_row, plans, backend, jobs))
+    frame = pd.DataFrame(in_parallel(row, plans, backend, jobs, done))
     if match is not None:
         mismatch = 100 * (frame[match] / getattr(experiments[0].count(), match) - 1)
         frame.insert(list(frame).index("flops") + 1, "mismatch", mismatch)
     return frame
 
 
-def _row(plan: Planned) -> dict[str, Any]:
+def check(steps: int, match: str | None) -> None:
+    """Both can be asked for."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise BadValue(f"steps={steps!r}: it must be a whole number of at least 1")
+    if match not in (None, "parameters", "flops"):
+        raise BadValue(f"match={match!r}: it must be 'parameters', 'flops' or None")
+
+
+def row(plan: Planned) -> dict[str, Any]:
     """In the worker: train, and read."""
-    with naming(f"{plan.front['mechanism']} (experiment {plan.front['experiment']}) with seed {plan.front['seed']}"):
-        experiment = Experiment(**plan.recipe, watch=None)
+    with naming(plan.name):
+        experiment, mismatch = _made(plan)
         began = time.perf_counter()
-        experiment.run(plan.steps)
+        for _ in experiment.stream(plan.steps):
+            if abandoned():
+                raise ExplorerError("it was stopped")
         speed = plan.steps / (time.perf_counter() - began)
         run, count = Run(experiment), experiment.count()
         read = {name: reading(name)(run) for name in READ}
-    return {**plan.front, "parameters": count.parameters, "flops": count.flops, **read, "steps_per_second": speed}
+    return {
+        **plan.front, "parameters": count.parameters, "flops": count.flops, **mismatch, **read, "steps_per_second": speed,
+    }  # fmt: skip
+
+
+def _made(plan: Planned) -> tuple[Experiment, dict[str, float]]:
+    """The planned experiment at its matched width, and what remains of the mismatch, in per cent."""
+    experiment = Experiment(**plan.recipe, watch=None)
+    if plan.match is None or plan.like is None:
+        return experiment, {}
+    target = getattr(Experiment(**plan.like, watch=None).count(), plan.match)
+    try:
+        width = {width_knob(experiment.spec): matched_width(experiment, plan.match, target)}
+    except Exception as error:
+        why = str(error) if isinstance(error, ExplorerError) else f"its width cannot be fitted ({error})"
+        raise ExplorerError(f"{why}; so it was not compared") from error
+    experiment = Experiment(**{**plan.recipe, **width}, watch=None)
+    return experiment, {"mismatch": 100 * (getattr(experiment.count(), plan.match) / target - 1)}
 
 
 def _matched(experiments: Sequence[Experiment], match: str | None) -> list[dict[str, int]]:

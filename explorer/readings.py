@@ -147,13 +147,23 @@ def empty_slots(run: Run) -> float:
 
     Where capacity is counted over a batch, a larger batch is more even and drops less.
     """
+    return _in_batches(run, metrics.drop_rate)
+
+
+@_reads()
+def tokens_without_expert(run: Run) -> float:
+    """Share of the tokens that no expert takes, mean over the layers, in batches as `empty_slots`."""
+    return _in_batches(run, metrics.token_drop_rate)
+
+
+def _in_batches(run: Run, measure: Callable[[Tensor], Tensor]) -> float:
     experiment, held_out = run.experiment, run.experiment.data.held_out()
     size = experiment.settings["batch"] * (POINTS if experiment.data.kind == "vectors" else 1)
     size = min(size, len(held_out.inputs))
     shares = []
     for start in range(0, len(held_out.inputs) - size + 1, size):
         seen = experiment.examine(Batch(*(part[start : start + size] for part in held_out)))[1]
-        shares += [metrics.drop_rate(seen.last(f"{layer}/index")).item() for layer in seen.layers()]
+        shares += [measure(seen.last(f"{layer}/index")).item() for layer in seen.layers()]
     return sum(shares) / len(shares) if shares else math.nan
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.routers import GOAL, NEEDS, SETTLED, SIZES, RouterRow, names
 from tests.browser.chromium import find_chromium
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +27,29 @@ def test_each_part_prints_its_rows(part, rows):
     printed = table(part)
     assert len(printed) == rows
     assert all(float(row[1].split()[0]) > 0 for row in printed)
+
+
+def test_every_router_of_the_catalogue_is_measured_at_every_size():
+    printed = table("routers")
+    assert all(float(cell.split()[0]) > 0 for row in printed for cell in row[1:4])
+    whats = [row[0].strip() for row in printed]
+    held = [what.split(", ")[:2] for what in whats if what.endswith("experts a token")]
+    assert held == [[name, f"E = {size}"] for size in SIZES for name in names()]
+    for beside in ("... beside Mixtral's layer, k = 2", "... recorded beside not"):
+        assert whats.count(beside) == len(held)
+    assert [row[5].strip() for row in printed if row[0].strip().endswith("experts a token")] == [GOAL] * len(held)
+
+
+@pytest.mark.parametrize(
+    ("value", "needs", "verdict"),
+    [(1.05, "", "reached"), (1.05, "a GRU", "reached"), (1.2, "a GRU", "needs a GRU"), (1.2, "", "SHORT")],
+)
+def test_a_slow_router_falls_short_unless_its_mathematics_needs_more(value, needs, verdict):
+    assert RouterRow("", "24 ms", "20 ms", value, (1.0, 1.3), GOAL, needs).verdict == verdict
+
+
+def test_reasons_and_settings_are_those_of_routers_that_exist():
+    assert {*NEEDS, *SETTLED} <= set(names())
 
 
 @pytest.mark.slow

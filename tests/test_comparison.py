@@ -42,13 +42,18 @@ def test_the_numbers_are_those_of_running_the_experiment_here():
     row = frame.iloc[0]
     assert row["held_out_loss"] == loss and row["training_loss"] == here.losses()[-2:].mean().item()
     assert row["max_violation"] == pytest.approx((counts.max() / counts.mean() - 1).item())
-    assert row["dead_experts"] == 0 and row["empty_slots"] == 0 and 0 < row["nmi"] < 1 and 0 < row["load_entropy"] < 1
+    assert (
+        row["dead_experts"] == 0
+        and row["tokens_without_expert"] == 0
+        and 0 < row["nmi"] < 1
+        and 0 < row["load_entropy"] < 1
+    )
 
 
 def test_knobs_that_only_some_mechanisms_have_are_shown_where_somebody_set_them():
     frame = compare([plan(), plan("switch", capacity_factor=0.5)], seeds=[0], steps=1, jobs=1)
     assert list(frame["capacity_factor"].isna()) == [True, False] and frame["capacity_factor"][1] == 0.5
-    assert "jitter" not in frame and "k" not in frame and frame["empty_slots"][1] > 0.4
+    assert "jitter" not in frame and "k" not in frame and frame["tokens_without_expert"][1] > 0.4
 
 
 def test_a_mechanism_without_a_router_has_a_loss_and_no_balance():

@@ -8,6 +8,7 @@ import torch
 import explorer
 from explorer import Experiment
 from explorer.errors import BadValue, Diverged, ExplorerError, UnknownName
+from explorer.models import StackModel
 from explorer.tasks import TASKS, Clusters, Text
 
 SMALL = {"layers": 1, "d_model": 16, "heads": 2, "expert_width": 8, "batch": 4, "n_experts": 4}
@@ -23,10 +24,8 @@ def small(mechanism="topk-softmax", **more):
 @pytest.mark.parametrize("task", TASKS)
 def test_every_mechanism_trains_on_every_task_it_fits(mechanism, task):
     vectors = TASKS[task]().build(0).kind == "vectors"
-    attends = explorer.spec(mechanism).slot == "attention"
-    narrow = task == "field" and "n_heads" in explorer.spec(mechanism).knobs  # attention inside, in two dimensions
-    if vectors and (attends or narrow):
-        with pytest.raises(BadValue, match="task of tokens" if attends else "n_heads"):
+    if vectors and explorer.spec(mechanism).slot in ("attention", "stack"):
+        with pytest.raises(BadValue, match="task of tokens"):
             small(mechanism, task=task)
         return
     run = small(mechanism, task=task).run(3)
@@ -171,9 +170,54 @@ def test_switch_matched_by_flops_gets_wider_experts_than_top_two():
     assert Experiment("switch", match="flops").settings["expert_width"] > 100
 
 
-def test_what_cannot_be_matched_says_so():
-    with pytest.raises(BadValue, match="cannot be matched"):
-        Experiment("switch", task="clusters", match="flops")
+@pytest.mark.parametrize(
+    ("mechanism", "task", "why"),
+    [
+        ("switch", "clusters", "experts on plain vectors are single matrices"),
+        ("product-key-memory", "text", "its size is set by memories, heads$"),
+        ("adversarial-moe", "text", "its size is set by n_experts, channels$"),
+    ],
+)
+def test_what_cannot_be_matched_says_why(mechanism, task, why):
+    with pytest.raises(BadValue, match=f"{mechanism} cannot be matched.*{why}"):
+        Experiment(mechanism, task=task, match="parameters")
+
+
+@pytest.mark.parametrize("mechanism", ["topk-activation", "mixture-of-modules", "moeut"])
+def test_a_width_that_other_knobs_bound_is_matched_all_the_same(mechanism):
+    own = explorer.spec(mechanism).check({})
+    if mechanism == "topk-activation":  # which keeps 64 of its units
+        reference = Experiment("glu", width=64).count().parameters
+    else:
+        reference = Experiment("topk-softmax", n_experts=own["n_experts"], k=own["k"]).count().parameters
+    found = Experiment(mechanism, match="parameters")
+    assert found.count().parameters == pytest.approx(reference, rel=0.02)
+    assert "width" in found.given
+
+
+def by_hand(mechanism, D, knobs):
+    """Parameters that a token does not meet, of one layer."""
+    if mechanism == "avg-k":
+        return (knobs["n_experts"] - knobs["k"]) * knobs["width"] * D
+    kept = knobs["k"] if mechanism == "topk-activation" else knobs["k"] * knobs["heads"]
+    return (knobs.get("width", knobs.get("memories")) - kept) * D
+
+
+@pytest.mark.parametrize("mechanism", ["avg-k", "topk-activation", "product-key-memory"])
+def test_what_a_token_leaves_out_is_not_active(mechanism):
+    run = Experiment(mechanism, layers=3, d_model=16, watch=None)
+    size = run.count()
+    assert size.parameters - size.active == 3 * by_hand(mechanism, 16, run.knobs) > 0
+
+
+@pytest.mark.parametrize("mechanism", ["mixture-of-modules", "moeut"])
+def test_a_stack_is_the_whole_model_between_embedding_and_head(mechanism):
+    run = Experiment(mechanism, layers=3, d_model=16, n_heads=2)
+    assert isinstance(run.model, StackModel) and len(run.model.blocks) == 1
+    assert isinstance(run.model.blocks[0], explorer.spec(mechanism).cls)
+    run.run(2)
+    assert set(run.recording.layers()) == set(run.recorder.routers())
+    assert "n_heads=2" in run.script() and "layers=3" in run.script()
 
 
 def test_a_recipe_makes_the_same_experiment_again():

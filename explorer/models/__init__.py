@@ -2,6 +2,7 @@
 
 from explorer.models.experts import Experts, MixtureOfExperts
 from explorer.models.language_model import Block, LanguageModel
+from explorer.models.stack_model import StackModel
 from explorer.models.vector_model import VectorModel
 
-__all__ = ["Block", "Experts", "LanguageModel", "MixtureOfExperts", "VectorModel"]
+__all__ = ["Block", "Experts", "LanguageModel", "MixtureOfExperts", "StackModel", "VectorModel"]

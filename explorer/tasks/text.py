@@ -5,6 +5,7 @@ standard library), `markup` (XSLT, HTML) and `data` (JSON, CSV). Or files, folde
 The vocabulary is the 128 values of ASCII; every byte from 128 up becomes id 127.
 """
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -44,6 +45,10 @@ class Text:
     held_out: float = 0.1
     """Share of every file that training never sees: its end."""
     texts: Mapping[str, str] | Iterable[tuple[str, str]] | None = field(default=None, repr=False)
+    mix: Mapping[str, float] | Iterable[float] | None = None
+    """Share of each domain in training, by name or in the order of `names`; None: all alike, dealt out in turn.
+
+    The held-out data have equally many windows of every domain whatever the mix, so that a rare one counts."""
 
     def __post_init__(self) -> None:
         sequence = whole("sequence", self.sequence, 2, 4096)
@@ -60,12 +65,18 @@ class Text:
         names = self.names
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise BadValue(f"two domains are called {repeated[0]!r}; give each file, folder and text its own name")
+        settle(self, mix=_mix(self.mix, names))
 
     @property
     def names(self) -> list[str]:
         """The names of the domains, in the order of their ids: built-in ones, paths, texts."""
         domains, paths, texts = self._given()
         return [*domains, *_short(paths), *(name for name, _ in texts)]
+
+    @property
+    def shares(self) -> tuple[float, ...] | None:
+        """The shares of `mix` in the order of `names`; None without a mix."""
+        return _mix(self.mix, self.names)
 
     def build(self, seed: int) -> "TextData":
         return TextData(self, seed)
@@ -96,18 +107,24 @@ class TextData:
         self.label_names = [domain.name for domain in self.corpora]
         self._train = _windows(tuple(self.corpora), self.sequence)
         self._stream = Stream(seed, "text/train")
+        # where each domain but the last ends on the line from 0 to 1, so that rounding cannot lead beyond the last
+        self._upto = None if config.shares is None else np.cumsum(config.shares)[:-1]
         self._held_out = self._fixed(max(1, HELD_OUT_SEQUENCES // len(self.corpora)))
 
     def batch(self, step: int, size: int) -> Batch:
-        """`size` random windows of training text, the domains dealt out in turn.
+        """`size` random windows of training text, the domains dealt out in turn, or each drawn by the shares of `mix`.
 
-        A size that is a multiple of the number of domains has equally many of each; otherwise the next batch goes on
-        where this one stopped. The order within a batch is random: where an expert's capacity drops the last tokens,
-        these must not always be of one domain.
+        Dealt out, a size that is a multiple of the number of domains has equally many of each; otherwise the next batch
+        goes on where this one stopped. The order within a batch is random: where an expert's capacity drops the last
+        tokens, these must not always be of one domain.
         """
         generator = self._stream.at(whole("step", step, 0))
         first = step * whole("size", size, 1) % len(self.corpora)
-        domain_B = (torch.randperm(size, generator=generator).numpy() + first) % len(self.corpora)
+        if self._upto is None:
+            domain_B = (torch.randperm(size, generator=generator).numpy() + first) % len(self.corpora)
+        else:
+            drawn_B = torch.rand(size, generator=generator, dtype=torch.float64).numpy()
+            domain_B = np.searchsorted(self._upto, drawn_B, side="right")
         place_B = torch.rand(size, generator=generator, dtype=torch.float64).numpy() * self._train.counts[domain_B]
         return self._train.at(domain_B, place_B.astype(np.int64))
 
@@ -133,6 +150,7 @@ class TextData:
             "vocab": VOCAB, "not_ascii_id": corpus.NOT_ASCII, "sequence": self.sequence,
             "bytes_per_domain": self.config.bytes_per_domain, "held_out": self.config.held_out,
             "held_out_sequences": len(self._held_out.inputs),
+            "mix": dict(zip(self.label_names, self.config.shares, strict=True)) if self.config.shares else None,
             "domains": {domain.name: dict(domain.about) for domain in self.corpora},
         }  # fmt: skip
 
@@ -195,6 +213,31 @@ def _domains(given: Any, otherwise: tuple[str, ...]) -> tuple[str, ...]:
     if otherwise and not domains:
         raise BadValue(f"domains is empty; choose among {', '.join(DOMAINS)}")
     return domains
+
+
+def _mix(given: Any, names: list[str]) -> tuple[float, ...] | None:
+    """One share a domain, in the order of `names`."""
+    if given is None:
+        return None
+    if isinstance(given, Mapping):
+        for name in given:
+            if name not in names:
+                raise unknown("domain in mix", str(name), names)
+        if missing := [name for name in names if name not in given]:
+            raise BadValue(f"mix says nothing of {missing[0]!r}; give every domain its share: {', '.join(names)}")
+        given = [given[name] for name in names]
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes):
+        raise BadValue(f'mix gives each domain its share, as in {{"{names[0]}": 0.7, ...}}, not {given!r}')
+    shares = tuple(real("a share in mix", share, 0, 1) for share in given)
+    if len(shares) != len(names):
+        raise BadValue(f"mix has {len(shares)} shares for {len(names)} domains; give one each: {', '.join(names)}")
+    if 0 in shares:
+        raise BadValue(
+            f"the share of {names[shares.index(0)]!r} in mix is 0; leave the domain out, or give it a little"
+        )
+    if not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        raise BadValue(f"the shares in mix add up to {sum(shares):g}; they must add up to 1")
+    return shares
 
 
 def _listed(name: str, given: Any) -> list[Any]:

@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # both sides of every ratio run o
 import torch
 
 from explorer.taps import Instrumented
-from tests.benchmarks import in_browser, machine, page_start, starting
+from tests.benchmarks import in_browser, machine, page_start, routers, starting
 from tests.benchmarks.peers import explorer_step, floor, mixtral
 from tests.benchmarks.rounds import Row, cost, faster, measure
 
@@ -91,6 +91,7 @@ PARTS = {
     "experts": experts,
     "recording": recording,
     "floor": distance,
+    "routers": routers.rows,
     "start": starting.rows,
     "threads": machine.threads,
     "malloc": machine.malloc,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from explorer import Experiment
 
@@ -39,6 +40,22 @@ def mixtral(
         return out.loss.item()
 
     return advance
+
+
+def mixtral_layer(n_experts: int) -> nn.Module:
+    """Its router and experts alone, with the fastest of transformers' ways to compute them, and no auxiliary loss."""
+    from transformers import MixtralConfig
+    from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
+
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        hidden_size=D, intermediate_size=WIDTH, num_local_experts=n_experts, num_experts_per_tok=K,
+        experts_implementation="grouped_mm",
+    )  # fmt: skip
+    layer = MixtralSparseMoeBlock(config)
+    for weight in layer.parameters():
+        nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
+    return layer.train()
 
 
 def explorer_step(batch: int, **more: object) -> Callable[[], object]:

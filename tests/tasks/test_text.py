@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 import torch
 
 from explorer.errors import BadValue, UnknownName
+from explorer.experiment import Experiment
 from explorer.tasks import Text, corpus, sources
+from explorer.tasks.data import Stream
 
 SMALL = {"bytes_per_domain": 40_000, "sequence": 24}
 DOMAINS = ["english", "python", "markup", "data"]
@@ -158,6 +161,80 @@ def test_targets_are_the_inputs_shifted_by_one(built_in):
         last = "".join(data.decode(batch.targets[i, -1:]))
         assert shown(data, batch, i) + last in whole
         assert torch.equal(batch.inputs[i, 1:], batch.targets[i, :-1])
+
+
+# a mix
+
+
+MIX = {"english": 0.7, "python": 0.2, "markup": 0.07, "data": 0.03}
+
+
+def test_a_mix_decides_how_often_a_domain_is_drawn_and_nothing_else(built_in):
+    data = Text(mix=MIX).build(0)
+    domains = torch.cat([data.batch(step, 8).labels[:, 0] for step in range(500)])
+    for share, counted in zip(MIX.values(), (domains.bincount(minlength=4) / 4000).tolist(), strict=True):
+        assert abs(counted - share) < 4 * (share * (1 - share) / 4000) ** 0.5
+    assert torch.equal(data.held_out().inputs, built_in.held_out().inputs)
+    assert data.describe() == built_in.describe() | {"mix": MIX}
+    assert built_in.describe()["mix"] is None
+
+
+def test_a_rare_domain_has_no_fixed_place_in_the_batch():
+    data = Text(mix=MIX, **SMALL).build(0)
+    places = [(data.batch(step, 8).labels[:, 0] == 3).nonzero()[:, 0].tolist() for step in range(400)]
+    assert {place for several in places for place in several} == set(range(8))
+
+
+def test_a_mix_goes_by_name_or_in_the_order_of_the_domains():
+    by_name = Text(mix=dict(reversed(MIX.items())))
+    assert by_name == Text(mix=MIX.values()) == Text(mix=[0.7, 0.2, 0.07, 0.03])
+    assert by_name.mix == (0.7, 0.2, 0.07, 0.03) and hash(by_name) == hash(Text(mix=MIX)) and by_name != Text()
+    own = Text(texts={"a": numbered(800), "b": numbered(800, "b")}, sequence=16, mix={"b": 0.99, "a": 0.01})
+    assert own.build(0).batch(0, 100).labels[:, 0].sum() > 90
+
+
+def test_without_a_mix_the_stream_is_the_one_it_always_was(built_in):
+    stream = Stream(0, "text/train").at(3)
+    domains = torch.randperm(6, generator=stream)  # 3 batches of 6 before it: the next domain in turn is 18 % 4 = 2
+    places = torch.rand(6, generator=stream, dtype=torch.float64)
+    batch = built_in.batch(3, 6)
+    assert torch.equal(batch.labels[:, 0], (domains + 2) % 4)
+    for place, inputs, domain in zip(places, batch.inputs, batch.labels[:, 0], strict=True):
+        train = built_in.corpora[domain].train
+        begin = int(place * (len(train) - 64))
+        assert torch.equal(train[begin : begin + 64].long(), inputs)
+
+
+@pytest.mark.parametrize(
+    "mix, sentence",
+    [
+        ([0.5, 0.5], "mix has 2 shares for 4 domains; give one each: english, python, markup, data"),
+        ([0.7, 0.2, 0.07, 0.3], "the shares in mix add up to 1.27; they must add up to 1"),
+        ([0.7, 0.3, 0, 0], "the share of 'markup' in mix is 0; leave the domain out, or give it a little"),
+        ([0.7, 0.5, -0.1, -0.1], "a share in mix must be from 0 to 1, not -0.1"),
+        ([0.7, 0.3, 0, float("nan")], "a share in mix must be from 0 to 1, not nan"),
+        ([0.7, 0.1, 0.1, True], "a share in mix must be a number, not True"),
+        ({"english": 1.0}, "mix says nothing of 'python'; give every domain its share"),
+        ("english", "mix gives each domain its share, as in {\"english\": 0.7, ...}, not 'english'"),
+        (0.5, 'mix gives each domain its share, as in {"english": 0.7, ...}, not 0.5'),
+    ],
+)
+def test_a_wrong_mix_is_one_sentence(mix, sentence):
+    with pytest.raises(BadValue, match=re.escape(sentence)):
+        Text(mix=mix)
+
+
+def test_a_mix_names_domains_that_are_there():
+    with pytest.raises(UnknownName, match="domain in mix"):
+        Text(mix={**MIX, "poems": 0.1})
+
+
+def test_a_run_on_a_mix_is_the_same_from_its_script():
+    run = Experiment("topk-softmax", task=Text(mix=MIX, **SMALL), batch=4, watch=None).run(2)
+    scope: dict = {}
+    lines = run.script()
+    exec(lines, scope)
+    assert "mix=(0.7, 0.2, 0.07, 0.03)" in lines and torch.equal(scope["run"].losses(), run.losses())
 
 
 # the split

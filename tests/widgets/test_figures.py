@@ -4,19 +4,27 @@ import numpy as np
 import pytest
 import torch
 
+from explorer.balancing import MEASURES
 from widgets import figures
 from widgets.figures import (
+    attack_accuracy,
     balance,
+    balance_methods,
     bias_trajectory,
     coactivation_map,
     drops,
     entropy,
+    field_partition,
     gate_summary,
     head_share,
     load_map,
     load_over_steps,
     loss_curve,
     margin_histogram,
+    measure_by_router,
+    module_usage,
+    quality_by_flops,
+    recovered_families,
     router_cosine,
     router_plane,
     specialisation,
@@ -31,6 +39,10 @@ from widgets.figures import (
 STEPS = np.arange(5)
 SHARE = np.array([[0.5, 0.25, 0.25]] * 4 + [[0.7, 0.2, 0.1]])  # 5 steps x 3 experts: not square
 LAYERS = {"layer 0": STEPS / 10, "layer 1": STEPS / 5}
+BALANCED = [
+    {"method": "none", "router": "topk-softmax", "k": 2, "control": None, "seed": 0, **dict.fromkeys(MEASURES, 0.5),
+     "batch_floor": 0.2, "held_out_floor": 0.1}
+]  # fmt: skip
 
 FULL = {
     "loss_curve": lambda: (loss_curve, (STEPS, [5.0, 4, 3, 2, 1], [0, 4], [5.5, 1.5])),
@@ -55,6 +67,16 @@ FULL = {
         utilisation_difference,
         (3 * SHARE[:2], 3 * SHARE[-2:], [[2, 1, 0], [0, 1, -1]], ["a", "b"], [0.9, 0.8]),
     ),
+    "quality_by_flops": lambda: (quality_by_flops, (["a", "b"], [2.0, 1.0], [[3.0, 3.2], [3.1]])),
+    "measure_by_router": lambda: (measure_by_router, (["a", "b"], [[0.1, 0.3], [0.5]])),
+    "balance_methods": lambda: (balance_methods, (BALANCED,)),
+    "module_usage": lambda: (module_usage, ([[0, 1, 2], [2, -1, 0]], list("abc"), ["step 0", "step 1"], 3)),
+    "field_partition": lambda: (field_partition, (SHARE, SHARE + 0.1, [[0, 1, 2]] * 5)),
+    "attack_accuracy": lambda: (attack_accuracy, (STEPS, *[STEPS / 5] * 5, 0.1)),
+    "recovered_families": lambda: (
+        recovered_families,
+        (torch.rand(4, 6, 2), [0, 0, 1, 1], [2, 2, 0, 1], ["a", "b"], 0.5),
+    ),
 }
 EMPTY = {
     "loss_curve": (loss_curve, ([], [])),
@@ -77,6 +99,13 @@ EMPTY = {
     "two_losses": (two_losses, ([], [], [], [])),
     "two_curves": (two_curves, ([], [], [], [])),
     "utilisation_difference": (utilisation_difference, (np.zeros((0, 3)), np.zeros((0, 3)))),
+    "quality_by_flops": (quality_by_flops, ([], [], [])),
+    "measure_by_router": (measure_by_router, ([], [])),
+    "balance_methods": (balance_methods, ([],)),
+    "module_usage": (module_usage, (np.zeros((0, 3)),)),
+    "field_partition": (field_partition, ([], [], [])),
+    "attack_accuracy": (attack_accuracy, (*[[]] * 6, 0.1)),
+    "recovered_families": (recovered_families, (np.zeros((0, 6, 2)), [], [], [], 0.0)),
 }
 
 

@@ -40,28 +40,10 @@ def test_a_card_says_what_the_mechanism_says(name):
     assert without_verdicts(ENTRIES[name]) == json.loads(json.dumps(snapshot.card(explorer.spec(name)))), AGAIN
 
 
-# their cards say "not tried yet": scripts/write_catalogue.py tries them, and each that it has tried leaves this list
-WAITING = {
-    "activation-dense-to-sparse",
-    "adversarial-moe",
-    "hash-experts",
-    "heterogeneous-experts",
-    "kmeans-gating",
-    "mixture-of-modules",
-    "moe-plus-plus",
-    "moeut",
-    "recurrent-router",
-    "soft-moe",
-}
-
-
 @pytest.mark.parametrize("name", explorer.names())
 def test_every_claim_was_tried_as_it_stands(name):
     tried = {claim["name"]: claim["verdict"] and claim["verdict"]["digest"] for claim in ENTRIES[name]["claims"]}
     stands = {claim.name: snapshot.digest(claim) for claim in explorer.spec(name).claims}
-    if name in WAITING:
-        assert tried != stands, "it was tried: take it off the list"
-        return
     assert tried == stands, AGAIN
     assert snapshot.stale([ENTRIES[name]]) == [other for other in explorer.names() if other != name]
 
@@ -70,10 +52,8 @@ def test_every_claim_was_tried_as_it_stands(name):
 def test_a_verdict_follows_from_its_numbers(entry):
     for claim in entry["claims"]:
         verdict = claim["verdict"]
-        if verdict is None and entry["name"] in WAITING:
-            continue
-        assert len(verdict["spread"]) == len(entry["measured"]["seeds"]) == 3
-        assert sum(verdict["spread"]) / 3 == pytest.approx(verdict["effect"], rel=1e-4)
+        assert len(verdict["spread"]) == len(entry["measured"]["seeds"]) >= 3
+        assert sum(verdict["spread"]) / len(verdict["spread"]) == pytest.approx(verdict["effect"], rel=1e-4)
         if claim["threshold"] is None:
             assert verdict["holds"] is None
             continue
@@ -127,7 +107,7 @@ def test_a_partial_update_keeps_the_other_verdicts(monkeypatch):
     from explorer import claims
 
     def verify(names, seeds, jobs, done):
-        assert names == ["glu"] and seeds == (0, 1, 2)
+        assert names == ["glu"] and seeds == snapshot.SEEDS
         return [claims.Verdict("glu", claim.name, "", "", "", "", 1.0, float("nan"), "", claim.effect, 0.1234567, (0.1, 0.2),
                                "<=", None, "", True, seeds, 1.0) for claim in explorer.spec("glu").claims]  # fmt: skip
 
@@ -193,9 +173,6 @@ def test_a_card_has_everything(entry):
     assert f'href="https://arxiv.org/abs/{paper["arxiv"]}"' in one
     assert "<math" in one and "<code>" not in one, "its equation can be drawn"
     for claim in entry["claims"]:
-        if claim["verdict"] is None and entry["name"] in WAITING:
-            assert gallery.escaped(claim["statement"]) in one and "not tried yet" in one
-            continue
         for part in (claim["statement"], claim["reported"], state.effect(claim, claim["verdict"])):
             assert gallery.escaped(part) in one
         assert state.WORDS[claim["verdict"]["holds"]] in one, "a verdict is a word, not a colour"
@@ -242,8 +219,7 @@ def test_a_verdict_on_an_older_claim_is_not_shown(page):
     entry["claims"][0]["digest"] = "changed since"
     entry["claims"][1]["verdict"] = None
     assert gallery.card(entry, state.Asked(), ROOT).count("not tried yet") == 2
-    waiting = sum(claim["verdict"] is None for name in WAITING for claim in ENTRIES[name]["claims"])
-    assert page.count("not tried yet") == waiting
+    assert "not tried yet" not in page
 
 
 @pytest.mark.parametrize(

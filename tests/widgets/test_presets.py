@@ -195,7 +195,8 @@ def test_it_speaks_of_the_step_looked_at():
 
 @pytest.mark.parametrize("mechanism", explorer.names("routing"))
 def test_it_has_something_to_say_of_every_router(mechanism):
-    run = Experiment(mechanism, task="clusters", watch="*/index").run(50)
+    task = "text" if explorer.spec(mechanism).slot == "stack" else "clusters"  # attention wants positions
+    run = Experiment(mechanism, task=task, watch="*/index").run(50)
     lines = advice(run, recent_load(run.recording))
     assert 1 <= len(lines) <= 3
     assert all(line.endswith(".") and len(line) < 400 for line in lines)

@@ -46,22 +46,82 @@ def lab():
     return make()
 
 
+SPECIAL = {"usage": "text", "field": "field", "families": "ode-families", "attack": "digits"}  # picture -> its task
+
+
+def special(mechanism, task):
+    """Which of the special pictures are to be there."""
+    found = {name for name, fit in SPECIAL.items() if fit == task}
+    found -= set() if explorer.spec(mechanism).slot == "stack" else {"usage"}
+    return found - (set() if mechanism == "adversarial-moe" else {"attack"})
+
+
 @pytest.mark.parametrize("mechanism", explorer.names("routing"))
-@pytest.mark.parametrize("task", TASKS)
-def test_every_mechanism_draws_on_every_task(mechanism, task):
-    lab = RoutingLab(RoutingState(f"mechanism={mechanism}&task={task}&batch=2"))
-    if lab.state.notices:  # it has attention inside, which two dimensions are too few for
-        assert "do not go together" in lab.state.notices[0] and task == "clusters"
-        assert mechanism in ("mixture-of-modules", "moeut") and lab.state.mechanism == "topk-softmax"
-        return
-    before = {name: chart.frame["number"] for name, chart in lab.charts.items()}
+def test_every_mechanism_opens_trains_draws_and_starts_anew_on_every_task_it_fits(mechanism):
+    lab = RoutingLab(RoutingState(f"mechanism={mechanism}&task=text&batch=2"))
+    for task in ["text"] if explorer.spec(mechanism).slot == "stack" else TASKS:
+        lab.settings.task.value = task
+        assert (lab.state.error, lab.state.notices, lab.state.task) == (None, [], task)
+        before = {name: chart.frame["number"] for name, chart in lab.charts.items()}
+        lab.runs.advance()
+        lab.runs.advance()
+        lab.one_step()
+        assert lab.state.error is None
+        assert there(lab) >= {"loss", "load", "balance", "entropy", "path", "specialisation", "map", "percentiles"}
+        assert there(lab) & SPECIAL.keys() == special(mechanism, task)
+        assert all(lab.charts[name].frame["number"] > before[name] for name in there(lab))
+        assert not [name for name in there(lab) if "Nothing to show" in lab.charts[name].frame["summary"]]
+        assert there(lab, "b") == set()
+        assert (lab.view_of("a", "decisions").layout.display == "") == (task in ("clusters", "field"))
+        assert (lab.view_of("a", "strip").layout.display == "") == (task == "text")
+        if task in ("text", "field"):
+            first = run_a(lab).losses()
+            lab.reset()
+            assert (run_a(lab).step, lab.state.error) == (0, None)
+            lab.runs.advance()
+            assert run_a(lab).losses().equal(first[:1])
+
+
+def test_a_task_that_a_stack_does_not_fit_is_refused_in_a_sentence_and_everything_stays():
+    lab = RoutingLab(RoutingState("mechanism=moeut&batch=2"))
+    lab.settings.task.value = "clusters"
+    assert "choose a task of tokens" in lab.state.error["message"]
+    assert (lab.state.task, lab.settings.task.value, run_a(lab).spec.name) == ("text", "text", "moeut")
+
+
+def test_a_link_to_a_stack_on_points_opens_the_page_and_says_why():
+    lab = RoutingLab(RoutingState("mechanism=moeut&task=clusters"))
+    assert "do not go together" in lab.state.notices[0]
+    assert lab.state.mechanism == "topk-softmax"
+
+
+def test_a_mechanism_from_the_menu_lands_on_its_own_task_and_the_page_says_so():
+    lab = RoutingLab(RoutingState("batch=2&layers=1"))
+    lab.settings.mechanism.value = "hash-experts"
+    assert (lab.state.task, lab.settings.task.value) == ("field", "field")
+    assert "shown on its own task" in lab.advice_text.value
+    assert lab.state.values["learning_rate"] == 0.02
+    lab.settings.mechanism.value = "switch"
+    assert (lab.state.task, lab.settings.task.value) == ("text", "text")
+    assert "own task" not in lab.advice_text.value
+
+
+def test_two_whose_routers_lie_at_other_places_paint_one_field_beside_each_other():
+    lab = RoutingLab(RoutingState("mechanism=hash-experts&b=topk-softmax&batch=2"))
     lab.one_step()
-    assert lab.state.error is None
-    assert len(there(lab)) >= 11
-    assert all(lab.charts[name].frame["number"] > before[name] for name in there(lab))
-    assert there(lab, "b") == set()
-    assert (lab.view_of("a", "decisions").layout.display == "") == (task == "clusters")
-    assert (lab.view_of("a", "strip").layout.display == "") == (task == "text")
+    assert (lab.state.notices, lab.state.error) == ([], None)
+    assert "field" in there(lab) & there(lab, "b")
+
+
+def test_a_stack_has_no_controls_for_what_it_brings_itself():
+    lab = RoutingLab(RoutingState("mechanism=mixture-of-modules&batch=2"))
+    assert not {"layers", "expert_width", "router_rate"} & controls(lab).keys()
+    assert "no control for layers" in lab.advice_text.value
+    assert lab.names[:3] == ["step 0 attention", "step 0 FFN", "step 1 attention"]
+    lab.one_step()
+    scene = lab.scene(lab.runs.a)
+    assert scene.now.shape == (8, 4)
+    assert "different ways" in lab.advice_text.value
 
 
 def test_a_live_knob_acts_on_the_run_and_is_noted_in_its_recording(lab):

@@ -9,7 +9,7 @@ import explorer
 from explorer.errors import ExplorerError
 from widgets.states import links
 from widgets.states.curves import binned
-from widgets.states.routing import TASKS, RoutingState
+from widgets.states.routing import OWN_TASKS, TASKS, RoutingState
 
 
 def test_an_empty_link_gives_the_defaults_and_no_notice():
@@ -145,3 +145,61 @@ def test_binned_curves_keep_the_mean_and_the_end():
     assert torch.equal(binned(rows[:995])[:-1], short[:-1])
     assert binned(rows[:995])[-1] == rows[992:995].mean()
     assert torch.equal(binned(rows[:100], points=150), rows[:100])
+
+
+# -- tasks of a mechanism's own ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("mechanism", OWN_TASKS)
+def test_a_link_that_names_a_mechanism_and_no_task_opens_its_own(mechanism):
+    state = RoutingState(f"mechanism={mechanism}")
+    assert state.task == OWN_TASKS[mechanism].task
+    assert state.notices == []
+    assert state.link() == f"mechanism={mechanism}"
+    assert state.own_task is OWN_TASKS[mechanism]
+    state.experiment()
+
+
+@pytest.mark.parametrize("mechanism", [*OWN_TASKS, "switch"])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_that_a_link_names_is_kept(mechanism, task):
+    state = RoutingState(f"mechanism={mechanism}&task={task}&seed=3")
+    assert (state.mechanism, state.task) == (mechanism, task)
+    again = RoutingState(state.link())
+    assert (again.mechanism, again.task, again.seed, again.values) == (mechanism, task, 3, state.values)
+    assert again.link() == state.link()
+
+
+def test_a_task_that_there_is_not_leaves_the_mechanisms_own():
+    state = RoutingState("mechanism=hash-experts&task=fields")
+    assert state.task == "field"
+    assert len(state.notices) == 1
+
+
+def test_whoever_leaves_a_mechanism_leaves_its_task_unless_it_was_another():
+    state = RoutingState()
+    state.choose(mechanism="hash-experts")
+    assert state.task == "field"
+    state.choose(mechanism="adversarial-moe")
+    assert state.task == "digits"
+    state.choose(mechanism="switch")
+    assert state.task == "text"
+    state.choose(task="clusters")
+    state.choose(mechanism="sinkhorn")
+    assert state.task == "clusters"
+    state.choose(mechanism="kmeans-gating", task="clusters")
+    assert (state.task, state.own_task) == ("clusters", None)
+    state.choose(mechanism="sinkhorn")
+    assert state.task == "clusters"
+
+
+def test_what_runs_beside_does_not_move_the_task():
+    state = RoutingState("task=clusters&b=hash-experts")
+    assert (state.task, state.b.mechanism) == ("clusters", "hash-experts")
+
+
+@pytest.mark.parametrize("mechanism", explorer.names("routing"))
+def test_only_settings_that_act_have_controls(mechanism):
+    state, slot = RoutingState(f"mechanism={mechanism}&task=text"), explorer.spec(mechanism).slot
+    shown = state.knobs().keys() - explorer.spec(mechanism).knobs.keys()
+    assert shown == {"learning_rate", "batch"} | {
+        "router": {"layers", "expert_width", "router_rate"}, "feed-forward": {"layers"}, "stack": set()
+    }[slot]  # fmt: skip

@@ -72,8 +72,16 @@ def below(x: float) -> dict[str, Any]:
 
 
 def bar(values: Sequence[float], labels: Sequence[str]) -> dict[str, Any]:
-    """A colour bar lying below a heat map: its width belongs to the cells."""
-    scale = {"tickvals": list(values), "ticktext": list(labels), "len": 0.8, "thickness": 10, "ypad": 4}
+    """A colour bar lying below a heat map: its width belongs to the cells.
+
+    An end without room for its label beside that of the middle goes without: plotly would turn them, or print one on the other.
+    """
+    names = list(labels)
+    if len(values) == 3:
+        low, middle, high = values
+        near = 0.18 * (high - low)
+        names = [names[0] if middle - low > near else "", names[1], names[2] if high - middle > near else ""]
+    scale = {"tickvals": list(values), "ticktext": names, "tickangle": 0, "len": 0.8, "thickness": 10, "ypad": 4}
     return {"orientation": "h", **scale, **below(0.5), "xref": "paper", "xanchor": "center"}
 
 

@@ -17,9 +17,15 @@ NEAR = 0.05
 
 @Picture
 def margin_histogram(
-    margins_N: Any, layer: str = "", threshold: float | None = None, title: str = "Margins: how near to switching"
+    margins_N: Any,
+    layer: str = "",
+    threshold: float | None = None,
+    title: str = "Margins: how near to switching",
+    of: str = "probabilities",
 ) -> Plain:
-    """margins_N: probability of a token's last chosen expert minus that of the first not chosen, 0..1 (`metrics.margin`).
+    """margins_N: score of a token's last chosen expert minus that of the first not chosen (`metrics.margin`).
+
+    of: what the scores are; of probabilities, margins lie between 0 and 1.
 
     Coloured below the threshold (0.05 unless given): a small change of the router sends these tokens elsewhere; grey
     above. NaN is left out; so is infinity, the margin of a router that keeps every expert.
@@ -50,7 +56,7 @@ def margin_histogram(
         f"{below:.0%} of {len(margins_N)} tokens have a margin below {near:g} and are near to switching; the median margin is "
         f"{middle_one:.2g}."
     )
-    x_axis = {"range": [float(edges[0]), top], "title": {"text": "margin (difference of probabilities)"}}
+    x_axis = {"range": [float(edges[0]), top], "title": {"text": f"margin (difference of {plain(of)})"}}
     y_axis = {"tickformat": ".0%", "rangemode": "tozero", "title": {"text": "share of tokens"}}
     shape = layout(plain(title), text, xaxis=x_axis, yaxis=y_axis, bargap=0.08, barmode="overlay", **marks)
     return {"data": data, "layout": {**shape, "hovermode": "closest"}}

@@ -14,6 +14,7 @@ from widgets.figures.text import clean, plain, visible
 MOST_TOKENS = 96
 MOST_NUMBERS = 640
 MOST_COLOURS = len(LIGHT)
+LONGEST_NAME = 20
 
 
 @Picture
@@ -35,19 +36,23 @@ def module_usage(
     index_LT = index_LT[:, :MOST_TOKENS]
     L, T = index_LT.shape
     E = max(int(n_experts), int(index_LT.max()) + 1, 1)
-    names = row_names([*layer_names][:L] + [f"step {i}" for i in range(len(layer_names), L)])
+    names = row_names([*layer_names][:L] + [f"step {i}" for i in range(len(layer_names), L)], LONGEST_NAME)
     words = [f"{t} {plain(visible(word), 8)}" for t, word in enumerate(tokens[:T])]
     words += [str(t) for t in range(len(words), T)]
     shown = np.where(index_LT < 0, np.nan, index_LT % MOST_COLOURS).astype(np.float32)
     used = min(E, MOST_COLOURS)
     heat: Plain = {"type": "heatmap", "z": shown, "x": words, "y": names, "zmin": -0.5, "zmax": used - 0.5}
     heat |= {"colorscale": steps_of_colour(used), "xgap": 1, "ygap": 1, "customdata": index_LT}
-    heat["colorbar"] = bar(list(range(used)), [str(e) for e in range(used)])
+    heat |= (
+        {"colorbar": bar(list(range(used)), [str(e) for e in range(used)])}
+        if E <= MOST_COLOURS
+        else {"showscale": False}
+    )
     heat["hovertemplate"] = "%{y}, token %{x}: module %{customdata}<extra></extra>"
     if L * T <= MOST_NUMBERS:
         heat |= {"text": np.where(index_LT < 0, "", index_LT.astype(str)), "texttemplate": "%{text}"}
     y_axis = {"type": "category", "autorange": "reversed", "title": {"text": ""}}
-    x_axis = {"type": "category", "title": {"text": "token"}, "nticks": 24}
+    x_axis = {"type": "category", "title": {"text": "token"}, "nticks": 7, "tickangle": 0}
     text = summary(index_LT, names)
     shape = layout(plain(title), text, xaxis=x_axis, yaxis=y_axis, showlegend=False, hovermode="closest")
     return {"data": [heat], "layout": {**shape, "height": min(720, 170 + 26 * max(L, 3))}}

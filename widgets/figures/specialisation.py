@@ -35,7 +35,8 @@ def specialisation(
     names = row_names(label_names or [f"domain {c}" for c in range(C)])
     fair = 1 / (n_experts or E)
     top = min(1.0, max(3 * fair, fair + 0.05))
-    scale = bar([0, fair, top], ["0", f"fair {fair:.0%}", f"≥{top:.0%}"])
+    digits = 0 if fair >= 0.02 else 1
+    scale = bar([0, fair, top], ["0", f"fair {fair:.{digits}%}", f"≥{top:.{digits}%}"])
     heat: Plain = {
         "type": "heatmap",
         "z": share_CE,

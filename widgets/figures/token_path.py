@@ -26,12 +26,13 @@ def token_path(
     token: str = "",
     probs_LE: Any = None,
     title: str = "Path of one token",
+    probabilities: bool = True,
 ) -> Plain:
     """index_LK: the experts of one token in each layer, -1 = empty slot; weights_LK: their weights, 0..1.
 
     The line goes through the strongest expert of each layer; the circles are its other slots, larger for more weight. A
-    layer that dropped the token is a gap, marked in the row "none". probs_LE, the router's probabilities, are grey cells
-    behind it (up to 4096 of them).
+    layer that dropped the token is a gap, marked in the row "none". probs_LE, the router's scores, are grey cells behind it
+    (up to 4096 of them); `probabilities` if they sum to 1 over the experts.
     """
     index_LK, weights_LK = counts(index_LK), numbers(weights_LK)
     title = f"{title}: “{visible(token)}”" if token else title
@@ -51,8 +52,10 @@ def token_path(
     if probs_LE is not None and numbers(probs_LE).size <= MOST_CELLS:
         probs_EL = np.ascontiguousarray(numbers(probs_LE).T)
         top = float(np.nanmax(probs_EL, initial=1e-6))
-        data.insert(0, _grey(way, probs_EL, top))
-        subtitle = f"grey: the router's probability, up to {top:.0%}"
+        data.insert(0, _grey(way, probs_EL, top, probabilities))
+        subtitle = "grey: the router's " + (
+            f"probability, up to {top:.0%}" if probabilities else f"score, up to {top:.2g}"
+        )
     every = cells(E)["dtick"]
     low: list[float] = [] if taken_L.all() else [floor]
     ticks: Plain = {
@@ -147,9 +150,10 @@ def _dropped(way: Way, floor: float) -> list[Plain]:
     return [trace]
 
 
-def _grey(way: Way, probs_EL: np.ndarray, top: float) -> Plain:
+def _grey(way: Way, probs_EL: np.ndarray, top: float, probabilities: bool) -> Plain:
     heat: Plain = {"type": "heatmap", "x": way.names, "z": probs_EL, "zmin": 0, "zmax": top, "showscale": False}
-    hover = f"{way.where}: probability of expert %{{y}} is %{{z:.1%}}<extra></extra>"
+    what, number = ("probability", "z:.1%") if probabilities else ("score", "z:.3g")
+    hover = f"{way.where}: {what} of expert %{{y}} is %{{{number}}}<extra></extra>"
     return {**heat, "colorscale": SHADES, "hovertemplate": hover}
 
 

@@ -122,8 +122,8 @@ def _summary(entries: list[Entry]) -> str:
     tried = [verdict["holds"] for verdict in verdicts if verdict]
     counts = [f"{tried.count(holds)} {'hold' if holds else word}" for holds, word in state.WORDS.items()]
     return (
-        f"<p>{len(tried)} claims of papers, tried in small models with three seeds, each beside a control that must fail: "
-        f"{', '.join(counts)} without a judgement. A claim of a large model need not show in a small one.</p>"
+        f"<p>{len(tried)} claims of papers, tried in small models with three seeds or more, each beside a control that must "
+        f"fail: {', '.join(counts)} without a judgement. A claim of a large model need not show in a small one.</p>"
     )
 
 

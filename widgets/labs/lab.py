@@ -27,7 +27,7 @@ from widgets.views import Chart
 CHART_SECONDS = 0.118  # charts are redrawn eight and a half times a second
 CANVAS_SECONDS = 1 / 30
 MOMENT_SHARE = 0.03  # of the time may go into looking at the probe, however slow the machine,
-HELD_OUT_SHARE = 0.01  # and into the loss on the held-out data,
+HELD_OUT_SHARE = 0.03  # and into the loss on the held-out data,
 HELD_OUT_SECONDS = 3.0  # which is measured no more often than this
 # a run that nobody has looked at for so long is paused: its page was closed, and the server has others.
 ALONE_SECONDS = 60.0
@@ -349,6 +349,8 @@ class Lab:
     def show(self, everything: bool = True, moments: bool = True) -> None:
         """The pictures as of the step looked at; not `everything`: those whose last frame was drawn."""
         scenes = {side: self.scene(run) for side, run in self.runs.sides.items()}
+        if moments:
+            self._fit_charts(list(scenes.values()))
         for name, panel in self.pictures.items():
             if not (panel.over_steps or moments) or (panel.both and "b" not in scenes):
                 continue
@@ -433,14 +435,18 @@ class Lab:
         self.settings.fill()
         self.beside_part.fill()
         self.explain.show()
-        self._with_b = has_b = self.runs.b is not None
-        scenes = [self.scene(run) for run in self.runs.sides.values()]
+        self._with_b = self.runs.b is not None
+        self.fit_views()
+        self._fit_charts([self.scene(run) for run in self.runs.sides.values()])
+
+    def _fit_charts(self, scenes: Sequence[Any]) -> None:
+        """Show the pictures that have something to show: of some gates that changes in the course of a run."""
+        has_b = self.runs.b is not None
         for name, panel in self.pictures.items():
             fits = [panel.fits(scene) and name not in self.state.hide for scene in scenes]
             _show(self.charts[name], fits[0] and (has_b or not panel.both))
             if name in self.charts_b:
                 _show(self.charts_b[name], fits[-1] and has_b)
-        self.fit_views()
         for section in self.sections.values():
             inside = section.children[1].children
             _show(section, any(one.layout.display != "none" for one in inside))

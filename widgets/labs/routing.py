@@ -4,6 +4,7 @@ from typing import Any
 
 from explorer import metrics
 from widgets import figures as f
+from widgets.labs.compare import ComparePart
 from widgets.labs.controls import Folded
 from widgets.labs.data import DataPart
 from widgets.labs.lab import Lab, Panel
@@ -11,6 +12,7 @@ from widgets.labs.runs import Run
 from widgets.labs.whatif import WhatIfPart
 from widgets.states import advice
 from widgets.states import routing_view as view
+from widgets.states import special_view as special
 from widgets.states.presets import PRESETS
 from widgets.states.routing import RoutingState
 from widgets.states.routing_view import Moment, Scene
@@ -26,6 +28,7 @@ class RoutingLab(Lab):
         "its experts. Press Train, then move a knob, or pick a preset to see what goes wrong."
     )
     SECTIONS = {
+        "special": "What this mechanism does",
         "course": "How the run goes",
         "compare": "B against A",
         "decisions": "Which expert gets which token",
@@ -40,6 +43,10 @@ class RoutingLab(Lab):
 
     def panels(self) -> dict[str, Panel]:
         return {
+            "usage": Panel("Module of every token at every step", "special", _usage, fits=_is_stack),
+            "field": Panel("The field, and who paints which part of it", "special", _field, fits=_is_field),
+            "families": Panel("Families of motion, and who takes them", "special", _families, fits=_has_families),
+            "attack": Panel("Accuracy under attack", "special", _attack, over_steps=True, fits=_is_attacked),
             "loss": Panel("Loss", "course", _loss, over_steps=True),
             "load": Panel("Load of each expert over the steps", "course", _load, over_steps=True),
             "balance": Panel("Imbalance", "course", _balance, over_steps=True),
@@ -47,11 +54,11 @@ class RoutingLab(Lab):
             "drops": Panel("Dropped tokens", "course", _drops, over_steps=True, fits=_can_drop),
             "bias": Panel("Bias of each expert", "course", _bias, over_steps=True, fits=_has_bias),
             "path": Panel("Path of one token through the layers", "decisions", _path),
-            "margins": Panel("How near the tokens are to switching", "decisions", _margins),
+            "margins": Panel("How near the tokens are to switching", "decisions", _margins, fits=_can_switch),
             "specialisation": Panel("Specialisation: which domain goes to which expert", "experts", _specialisation),
             "coactivation": Panel("Co-activation: which experts work together", "experts", _coactivation, fits=_has_pairs),
-            "cosine": Panel("Likeness of the router's rows", "experts", _cosine),
-            "plane": Panel("Router rows and tokens in one plane", "experts", _plane),
+            "cosine": Panel("Likeness of the router's rows", "experts", _cosine, fits=_has_rows),
+            "plane": Panel("Router rows and tokens in one plane", "experts", _plane, fits=_has_rows),
             "map": Panel("Utilisation of every expert in every layer", "layers", _map, over_steps=True),
             "percentiles": Panel("Spread of the load over the experts of each layer", "layers", _percentiles, over_steps=True),
             "both": Panel("Loss of A and B, and their difference", "compare", _both_losses, over_steps=True, both=True),
@@ -72,13 +79,16 @@ class RoutingLab(Lab):
     def more_parts(self) -> dict[str, Any]:
         self.token = (0, 0)
         self.whatif, self.data = WhatIfPart(self), DataPart(self)
+        self.comparison = ComparePart(self, self.state.comparison)
         what_if, data = (
             Folded("What if: edit the router", self.whatif.widget),
             Folded("Your own data", self.data.widget),
         )
         what_if.toggle.observe(self.safe(lambda _: self.turned()), names=["value"])
         self.what_if = what_if
-        return {"left": [data], "right": [what_if], "named": {"whatif": what_if, "data": data}}
+        comparing = self.comparison.folded
+        named = {"whatif": what_if, "data": data, "comparing": comparing}
+        return {"left": [data], "right": [what_if, comparing], "named": named}
 
     def preset_titles(self) -> list[tuple[str, str]]:
         return [(preset.title, name) for name, preset in PRESETS.items()]
@@ -86,7 +96,7 @@ class RoutingLab(Lab):
     # -- the run -----------------------------------------------------------------------------------------------------
     def begun(self) -> None:
         run = self.runs.a.experiment
-        self.layers = run.recorder.routers() if run.recorder else []
+        self.layers = special.layers(run)
         self.names = [view.short_layer(path) for path in self.layers]
         self.probe = view.Probe.of(run)
         self.token = (0, min(8, self.probe.batch.inputs.shape[1] - 1) if self.probe.texts else 0)
@@ -138,7 +148,7 @@ class RoutingLab(Lab):
         run, points = self.runs.sides[side].experiment, self.probe.points
         if points is not None:
             expert, margin, bounds = grid
-            E = run.recording.experts(self.layers[0])
+            E = run.recording.experts(special.layers(run)[0])
             self.view_of(side, "decisions").show(
                 expert, margin, points.inputs, points.labels, bounds, label_names=run.data.label_names, n_experts=E
             )
@@ -167,11 +177,13 @@ class RoutingLab(Lab):
 
     # -- in words ----------------------------------------------------------------------------------------------------
     def advice(self, scene: Scene) -> str:
+        if special.is_stack(scene.run):
+            return special.said_of_stack(scene)
         return " ".join(advice.advice(scene.run, scene.now, None if scene.cursor < 0 else scene.step))
 
     def note(self) -> str:
-        preset = PRESETS.get(self.state.preset)
-        return f"{preset.title}. {preset.watch}" if preset else ""
+        preset, own = PRESETS.get(self.state.preset), self.state.own_task
+        return f"{preset.title}. {preset.watch}" if preset else own.watch if own else ""
 
     def status(self, run: Run[Moment]) -> dict[str, Any]:
         return view.status(run.experiment, self._trainer.steps_per_second, self.threads)
@@ -182,6 +194,45 @@ class RoutingLab(Lab):
 
 
 # -- the pictures, each from a scene -------------------------------------------------------------------------------------
+def _is_stack(s: Scene) -> bool:
+    return special.is_stack(s.run)
+
+
+def _usage(s: Scene) -> Any:
+    one = special.usage(s)
+    return f.module_usage.as_dict(
+        one.index, one.words, one.names, s.E, f"Module of every token at every step: {one.text}"
+    )
+
+
+def _is_field(s: Scene) -> bool:
+    return special.is_field(s.run)
+
+
+def _field(s: Scene) -> Any:
+    one = special.canvas(s)
+    return f.field_partition.as_dict(one.target, one.painted, one.expert, one.bounds, s.E)
+
+
+def _has_families(s: Scene) -> bool:
+    return special.has_families(s.run)
+
+
+def _families(s: Scene) -> Any:
+    one = special.families(s)
+    return f.recovered_families.as_dict(one.pieces, one.family, one.expert, one.names, one.nmi)
+
+
+def _is_attacked(s: Scene) -> bool:
+    return special.is_attacked(s.run)
+
+
+def _attack(s: Scene) -> Any:
+    one = special.attacks(s)
+    shares = (one.clean, one.joint, one.experts, one.router, one.flips)
+    return f.attack_accuracy.as_dict(one.steps, *shares, one.radius)
+
+
 def _loss(s: Scene) -> Any:
     return f.loss_curve.as_dict(s.curves.steps, s.curves.loss, *s.held_out, unit=s.unit)
 
@@ -201,11 +252,16 @@ def _entropy(s: Scene) -> Any:
 
 
 def _can_drop(s: Scene) -> bool:
-    """Whether the router has limited room, or left a token of the probe without an expert."""
-    return "capacity_factor" in s.run.knobs or bool((s.moment.index[..., 0] < 0).any())
+    """Whether the router has limited room, or leaves slots of the probe empty."""
+    return "capacity_factor" in s.run.knobs or bool((s.moment.index < 0).any())
 
 
 def _drops(s: Scene) -> Any:
+    """With limited room, slots that found none; else, where experts or scores decide how many, tokens that got nobody."""
+    if "capacity_factor" not in s.run.knobs:
+        untaken = s.untaken
+        rows = {name: untaken[:, i] for i, name in enumerate(s.names)}
+        return f.drops.as_dict(s.timeline.steps, rows, title="Tokens without an expert, of those shown below")
     dropped = {view.short_layer(path): values for path, values in s.curves.empty.items()}
     return f.drops.as_dict(s.curves.steps, dropped, s.run.knobs.get("capacity_factor"), of="slots")
 
@@ -225,11 +281,12 @@ def _path(s: Scene) -> Any:
     moment, (b, t) = s.moment, s.token
     token = s.probe.texts[b][t] if s.probe.texts else f"point {t}"
     picked = [one[:, b, t] for one in (moment.index, moment.weights, moment.probs)]
-    return f.token_path.as_dict(*picked[:2], s.names, s.E, token, picked[2])
+    return f.token_path.as_dict(*picked[:2], s.names, s.E, token, picked[2], probabilities=s.probabilities)
 
 
 def _margins(s: Scene) -> Any:
-    return f.margin_histogram.as_dict(s.moment.margin[s.i].reshape(-1), s.name)
+    of = "probabilities" if s.probabilities else "scores"
+    return f.margin_histogram.as_dict(s.moment.margin[s.i].reshape(-1), s.name, of=of)
 
 
 def _specialisation(s: Scene) -> Any:
@@ -239,7 +296,16 @@ def _specialisation(s: Scene) -> Any:
 
 
 def _has_pairs(s: Scene) -> bool:
-    return s.moment.index.shape[-1] > 1
+    return s.moment.index.shape[-1] > 1 and not view.goes_everywhere(s.moment, s.i, s.E)
+
+
+def _can_switch(s: Scene) -> bool:
+    return bool(s.moment.margin.isfinite().any())
+
+
+def _has_rows(s: Scene) -> bool:
+    """Whether the routers compare a token with a vector of each expert."""
+    return bool(s.moment.cosine)
 
 
 def _coactivation(s: Scene) -> Any:
@@ -247,13 +313,10 @@ def _coactivation(s: Scene) -> Any:
 
 
 def _cosine(s: Scene) -> Any:
-    rows = s.moment.cosine
-    return f.router_cosine.as_dict(rows[s.i] if rows else s.now.new_zeros(0, 0), s.name)
+    return f.router_cosine.as_dict(s.moment.cosine[s.i], s.name)
 
 
 def _plane(s: Scene) -> Any:
-    if not s.moment.plane:
-        return f.router_plane.as_dict(s.now.new_zeros(0, 2), s.now.new_zeros(0, 2), [], float("nan"), s.name)
     rows, tokens, explained = s.moment.plane[s.i]
     return f.router_plane.as_dict(rows, tokens, s.index(s.i)[: len(tokens), 0], float(explained), s.name)
 

@@ -18,7 +18,10 @@ COURSE = 40  # steps that a swing is looked for in
 PAST = 400  # steps that are looked back over, at most, for an expert's last token
 IDLE = 30  # steps without a token before an expert counts as dead
 DROPPED = 0.1  # share of the slots
-CROWDED = 3.0  # times the fair share: collapse
+CROWDED = 3.0  # times the fair share: collapse, ...
+FEW = (
+    0.6  # ... if the load is spread like an even one over less than this share of the experts (exp of its entropy / E)
+)
 UNEVEN = 1.4  # times the fair share: worth a word. Tokens of a text come in runs, so 1.2 is an even router's noise
 SWING = 0.95  # of a fair share, root mean square over experts and steps (a healthy start reaches 0.8), and ...
 ABOVE_NOISE = 5.0  # ... times what tokens thrown at random would show, and ...
@@ -125,13 +128,19 @@ def _collapse(seen: Seen) -> list[str]:
     load = seen.now
     layer = int(load.max(1).argmax())
     top, starved = float(load[layer].max()), int((load[layer] < 0.1).sum())
-    if top < min(CROWDED, 0.75 * seen.E):
+    if top < min(CROWDED, 0.75 * seen.E) or _spread(load[layer]) > FEW:
         return []
     others = f", and {starved} of {seen.E} get next to nothing" if starved else ""
     return [
         f"Collapse in {seen.names[layer]}: expert {int(load[layer].argmax())} takes {top:.1f} times its fair share{others}.",
         f"Who gets no tokens does not learn, and is chosen even less.{_raise_balance(seen)}",
     ]
+
+
+def _spread(load_E: np.ndarray) -> float:
+    """How many experts an even load would need to be as varied as this one, as a share of all: 1/E to 1."""
+    share = load_E / max(load_E.sum(), 1e-9)
+    return float(np.exp(-(share * np.log(np.maximum(share, 1e-12))).sum()) / len(load_E))
 
 
 def _dead(seen: Seen) -> list[str]:

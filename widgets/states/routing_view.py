@@ -15,20 +15,24 @@ from explorer.recorder import record
 from explorer.recording import Recording
 from explorer.recording_file import versions
 from explorer.tasks import Batch
+from widgets.states import special_view as special
 from widgets.states.curves import binned
 from widgets.states.timeline import Timeline
 
 RECENT = 20  # steps that "now" means for a load
 GRID = 48  # points along one side of the decision map
 Bounds = tuple[float, float, float, float]
+IN_A_STACK = {"attention": ("attention",), "ffn": ("FFN",)}  # what is chosen at a step, where it is not all of it
 
 
 def short_layer(path: str) -> str:
     """What a reader calls `blocks.1.ffn`: layer 1. The host of vectors has one layer, `ffn`.
 
-    A mechanism may have several routers: `blocks.1.ffn.attention.0` is "layer 1 attention 0".
+    A stack of layers chooses at every step: `blocks.0.attention.2` is "step 2 attention", `blocks.0.choice.2` "step 2".
     """
     parts = path.removesuffix(".gate").split(".")
+    if parts[0] == "blocks" and len(parts) == 4 and parts[3].isdigit():
+        return " ".join(["step", parts[3], *IN_A_STACK.get(parts[2], ())])
     if parts[0] == "blocks" and len(parts) > 2:
         return " ".join(["layer", parts[1], *parts[3:]])
     return " ".join(["layer 0", *parts[1:]]) if parts[0] == "ffn" else path
@@ -37,7 +41,10 @@ def short_layer(path: str) -> str:
 # -- the course of a run ---------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Curves:
-    """steps (P,); loss (P,); by layer: load (P, E), violation (P,), load_entropy (P,), token_entropy (P,), empty (P,)."""
+    """steps (P,); loss (P,); by layer: load (P, E), violation (P,), load_entropy (P,), token_entropy (P,), empty (P,).
+
+    empty: share of the slots that no expert filled.
+    """
 
     steps: Tensor
     loss: Tensor
@@ -62,14 +69,10 @@ def curves(experiment: Experiment) -> Curves:
         found["violation"][layer] = binned(metrics.max_violation(counts))
         found["load_entropy"][layer] = binned(metrics.load_entropy(counts))
         found["token_entropy"][layer] = binned(routing[:, 1])
-        found["empty"][layer] = binned(recording.series["loads"][layer].rows()[:, 1] / slots(experiment, layer))
+        empty = recording.series["loads"][layer].rows()[:, 1]
+        found["empty"][layer] = binned(empty / (empty + counts.sum(-1)).clamp(min=1))
     steps = binned(torch.arange(len(loss), dtype=torch.float64))
     return Curves(steps, binned(loss), **found)
-
-
-def slots(experiment: Experiment, layer: str) -> float:
-    """How many slots all tokens of a step have together, in a layer."""
-    return tokens_a_step(experiment) * float(getattr(_router(experiment, layer), "slots", 1))
 
 
 def tokens_a_step(experiment: Experiment) -> int:
@@ -118,7 +121,8 @@ class Probe:
         data = experiment.data
         batch = data.held_out()
         if data.kind == "vectors":
-            return cls(batch, [], [], data.label_names, Batch(*(part[:256] for part in batch)))
+            some = torch.randperm(len(batch.labels), generator=torch.Generator().manual_seed(0))[:256]
+            return cls(batch, [], [], data.label_names, Batch(*(part[some] for part in batch)))
         domains = len(data.label_names)
         first = [
             int((batch.labels[:, 0] == c).nonzero()[i]) for i in range(-(-sequences // domains)) for c in range(domains)
@@ -142,19 +146,21 @@ class Moment:
     weights: Tensor
     margin: Tensor
     probs: Tensor
+    untaken: Tensor  # (L,): share of the tokens that no expert took
     bias: Tensor | None = None  # (L, E), of routers that balance by one
     cosine: list[Tensor] = field(default_factory=list)
     plane: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
     grid: tuple[Tensor, Tensor, Bounds] | None = None
+    painted: Tensor | None = None  # of a picture on the plane, what special_view.painted says
+    attack: special.UnderAttack | None = None  # of digits under attack
 
 
 def look(experiment: Experiment, probe: Probe) -> Moment:
     """The model as it is now; the run itself notices nothing."""
-    assert experiment.recorder is not None
-    layers = experiment.recorder.routers()
+    layers = special.layers(experiment)
     routers = [_router(experiment, layer) for layer in layers]
     taps = _tapped(routers[0])
-    with _read_by(routers) as read:
+    with _read_by(routers) as read, special.outputs_of(experiment.model) as outputs:
         loss, seen = experiment.examine(probe.batch, [f"*/{tap}" for tap in taps])
     stacked = {tap: torch.stack([seen.last(f"{layer}/{tap}") for layer in layers]) for tap in taps}
     index, weights = stacked["index"], stacked["weights"]
@@ -165,10 +171,12 @@ def look(experiment: Experiment, probe: Probe) -> Moment:
     known = [row for row in rows if row is not None]
     return Moment(
         experiment.step, loss, index.gather(-1, order), weights.gather(-1, order), _margin(probs, index.shape[-1]), probs,
+        (index < 0).all(-1).flatten(1).float().mean(1),
         stacked.get("bias"),
         [metrics.cosine(row) for row in known] if len(known) == len(layers) else [],
         [metrics.plane(row, x) for row, x in zip(known, read, strict=False)] if len(known) == len(layers) else [],
         decision_map(experiment) if is_plane(experiment) else None,
+        special.painted(experiment, outputs[-1]), special.attacked(experiment),
     )  # fmt: skip
 
 
@@ -237,12 +245,26 @@ def decision_map(experiment: Experiment) -> tuple[Tensor, Tensor, Bounds]:
 
 
 def shares(moment: Moment, layer: int, labels: Tensor, n_experts: int, n_labels: int) -> tuple[Tensor, float]:
-    """(C, E) share of each label's assignments that went to each expert of a layer, and the NMI of expert and label."""
+    """(C, E) share of each label's assignments that went to each expert of a layer, and the NMI of expert and label.
+
+    Where every token goes to every expert, the shares are those of the weights.
+    """
     index = moment.index[layer].reshape(*labels.shape, -1)
     top1 = index[..., 0]
     taken = top1 >= 0
     nmi = float(metrics.nmi(top1[taken], labels[taken])) if bool(taken.any()) else 0.0
-    return metrics.label_share(index, labels, n_experts, n_labels), nmi
+    if not goes_everywhere(moment, layer, n_experts):
+        return metrics.label_share(index, labels, n_experts, n_labels), nmi
+    weights = moment.weights[layer].reshape(*labels.shape, -1).abs()
+    code = labels.unsqueeze(-1) * n_experts + index
+    table = torch.bincount(code.flatten(), weights.flatten().double(), n_labels * n_experts).view(n_labels, n_experts)
+    return table / table.sum(-1, keepdim=True), nmi
+
+
+def goes_everywhere(moment: Moment, layer: int, n_experts: int) -> bool:
+    """Whether every token of the probe goes to every expert of a layer, and only the weights differ."""
+    index = moment.index[layer]
+    return index.shape[-1] == n_experts and bool((index >= 0).all())
 
 
 # -- one run at the step that is looked at -------------------------------------------------------------------------------
@@ -255,8 +277,7 @@ class Scene:
     ) -> None:  # fmt: skip
         self.run, self.timeline, self.probe, self.held_out = experiment, timeline, probe, held_out
         self.i, self.cursor, self.token = layer, cursor, token
-        assert experiment.recorder is not None
-        self.layers = experiment.recorder.routers()
+        self.layers = special.layers(experiment)
         self.names = [short_layer(path) for path in self.layers]
         self.layer, self.name = self.layers[layer], self.names[layer]
         self.E = experiment.recording.experts(self.layer)
@@ -291,9 +312,19 @@ class Scene:
         assert found is not None, "the probe is looked at when a run begins"
         return found
 
+    @cached_property
+    def untaken(self) -> Tensor:
+        """(P, L): share of the probe's tokens that no expert took, at every step that was looked at."""
+        return torch.stack([moment.untaken for moment in self.timeline.moments])
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether a token's scores sum to 1 over the experts."""
+        return getattr(_router(self.run, self.layer), "scores", None) == "probabilities"
+
     @property
     def unit(self) -> str:
-        return "nats/byte" if self.run.data.kind == "tokens" else "of the variance"
+        return special.unit(self.run)
 
     def index(self, layer: int) -> Tensor:
         """(N, K): what every token of the probe got in a layer."""

@@ -11,15 +11,14 @@ from explorer.kernels.experts.reference import loop
 def grouped_mm(
     x_ND: Tensor, index_NK: Tensor, weights_NK: Tensor, up_EDG: Tensor, down_EFD: Tensor | None, activation: str
 ) -> Tensor:
-    """As reference.loop, in O(1) kernels instead of O(E); one synchronisation where slots may be empty."""
-    K, E = index_NK.shape[1], len(up_EDG)
-    expert, order = index_NK.reshape(-1).sort(stable=True)  # empty slots (-1) come first
-    ends = torch.searchsorted(expert, torch.arange(-1, E, device=expert.device), right=True, out_int32=True)
-    empty, offsets = int(ends[0]), ends[1:]
-    if empty:
-        order, offsets = order[empty:], offsets - empty
-    if not len(order):  # no rows to group; the loop's zeros have a gradient, as the output of any other batch
+    """As reference.loop, in O(1) kernels instead of O(E); one synchronisation, for the number of slots that are filled."""
+    K, E, index = index_NK.shape[1], len(up_EDG), index_NK.reshape(-1)
+    filled = (index >= 0).nonzero()[:, 0]  # before the sort: of E slots a token, nearly all may be empty
+    if not len(filled):  # no rows to group; the loop's zeros have a gradient, as the output of any other batch
         return loop(x_ND, index_NK, weights_NK, up_EDG, down_EFD, activation)
+    expert, by_expert = index.index_select(0, filled).sort(stable=True)
+    order = filled.index_select(0, by_expert)
+    offsets = torch.searchsorted(expert, torch.arange(E, device=expert.device), right=True, out_int32=True)
     token = order // K  # index_select below: its gradient is faster than that of x_ND[token]
     hidden = activate(F.grouped_mm(x_ND.index_select(0, token), up_EDG, offs=offsets), activation)
     out = hidden if down_EFD is None else F.grouped_mm(hidden, down_EFD, offs=offsets)

@@ -116,3 +116,7 @@ class AvgK(Instrumented):
     def flops(self, _: int) -> float:
         """A token: the mean keys, and the cells of the blocks it uses."""
         return 2.0 * self.keys.shape[1] * (self.n_experts + 2 * self.k * self.width)
+
+    def idle(self) -> float:
+        """Parameters that a token does not meet: the values of the other blocks (their keys choose, so all are read)."""
+        return (1 - self.k / self.n_experts) * self.values.numel()

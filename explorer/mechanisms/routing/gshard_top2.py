@@ -129,9 +129,9 @@ class GShardTop2(Instrumented):
         """Which choices find room, first choices before second ones, each in order of position: (B, T, 2) of bool."""
         groups_GN2 = choice_BT2.reshape(1 if self.group == "batch" else len(choice_BT2), -1, 2)
         queue_GM = groups_GN2.transpose(1, 2).flatten(1)  # all first choices, then all second ones
-        room = queue_GM.shape[1] * self.capacity_factor / self.n_experts
-        capacity = max(1, math.ceil(room - 1e-9))  # in floating point 640 * 1.1 / 8 is a hair above 88
-        asked_GME = F.one_hot(queue_GM.clamp(min=0), self.n_experts) * (queue_GM >= 0)[..., None]
-        place_GM = (asked_GME.cumsum(1) * asked_GME).sum(-1)  # 1: first in the queue, 0: not in it
-        kept_GM = (place_GM > 0) & (place_GM <= capacity)
+        M = queue_GM.shape[1]
+        capacity = max(1, math.ceil(M * self.capacity_factor / self.n_experts - 1e-9))  # in floats 640 * 1.1 / 8 > 88
+        queues_GM, order_GM = queue_GM.sort(stable=True)  # those of -1, then one behind the other, each in its order
+        early_GM = torch.arange(M, device=queues_GM.device) - torch.searchsorted(queues_GM, queues_GM) < capacity
+        kept_GM = early_GM.scatter(1, order_GM, early_GM & (queues_GM >= 0))  # back in the order of the group
         return kept_GM.unflatten(1, (2, -1)).transpose(1, 2).reshape(choice_BT2.shape)

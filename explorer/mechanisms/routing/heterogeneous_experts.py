@@ -95,7 +95,7 @@ class HeterogeneousExperts(Instrumented):
         nn.init.normal_(self.score.weight, std=d_model**-0.5)
         nn.init.zeros_(self.score.bias)
         self.up = nn.Parameter(torch.randn(sum(self.sizes), d_model, width) * (2 / d_model) ** 0.5)
-        size_of_block = torch.tensor(self.sizes).repeat_interleave(torch.tensor(self.sizes))
+        size_of_block = torch.tensor([size for size in self.sizes for _ in range(size)])
         self.down = nn.Parameter(
             torch.randn(sum(self.sizes), width, d_model) * (width * size_of_block)[:, None, None] ** -0.5
         )

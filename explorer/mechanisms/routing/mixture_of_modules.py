@@ -54,7 +54,7 @@ class Router(nn.Module):
     "mixture-of-modules",
     title="Mixture of modules (MoM)",
     family="routing",
-    slot="feed-forward",
+    slot="stack",
     paper=Paper(
         "Mixture-of-Modules: Reinventing Transformers as Dynamic Assemblies of Modules", "Z. Gong et al.", 2024, "2407.06677"
     ),

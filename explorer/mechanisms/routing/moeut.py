@@ -61,7 +61,7 @@ def unevenness(logits: list[Tensor]) -> Tensor:
     "moeut",
     title="Mixture-of-experts universal transformer (MoEUT)",
     family="routing",
-    slot="feed-forward",
+    slot="stack",
     paper=Paper("MoEUT: Mixture-of-Experts Universal Transformers", "R. Csordas et al.", 2024, "2405.16039"),
     lab="Stanford / KAUST",
     summary="A group of layers is repeated over depth; experts in its attention and its feed-forward give it its size.",

@@ -117,10 +117,11 @@ class NoisyTopK(Instrumented):
         logits_BTE = self.tap("logits", F.linear(seen_BTD, self.score.weight.float()))
         noise_BTE = self.tap("noise", F.softplus(F.linear(seen_BTD, self.noise.weight.float())) + LEAST_NOISE)
         noisy_BTE = logits_BTE + torch.randn_like(logits_BTE) * noise_BTE if self.training else logits_BTE
-        probs_BTE = self.tap("probs", noisy_BTE.softmax(-1))
+        if self.watched("probs"):
+            self.tap("probs", noisy_BTE.softmax(-1))
         kept_BTK, index_BTK = noisy_BTE.topk(self.k, dim=-1)
         weights_BTK = kept_BTK.softmax(-1)
-        importance_E = torch.zeros_like(probs_BTE).scatter(-1, index_BTK, weights_BTK).flatten(0, 1).sum(0)
+        importance_E = torch.zeros_like(noisy_BTE).scatter(-1, index_BTK, weights_BTK).flatten(0, 1).sum(0)
         load_E = self.chance(logits_BTE, noisy_BTE, noise_BTE).flatten(0, 1).sum(0)
         self.auxiliary = self.importance_loss * cv_squared(importance_E) + self.load_loss * cv_squared(load_E)
         return self.tap("weights", weights_BTK.to(x_BTD.dtype)), self.tap("index", index_BTK)

@@ -126,6 +126,10 @@ class ProductKeyMemory(Instrumented):
         """A token, besides the query: all half-keys, and the values it reads."""
         return 2.0 * (self.half_keys.numel() + self.slots * self.values.shape[1])
 
+    def idle(self) -> float:
+        """Parameters that a token does not meet: the values of the slots that none of its heads reads."""
+        return max(0.0, 1 - self.slots / self.memories) * self.values.numel()
+
 
 def best_pairs(a_XM: Tensor, b_XM: Tensor, k: int, candidates: int = 0) -> Tensor:
     """(..., k): the numbers i * M + j of the pairs with the largest a_i + b_j, best first."""

@@ -143,8 +143,8 @@ class Switch(Instrumented):
     def in_time(self, choice_BT1: Tensor) -> Tensor:
         """Which tokens stand early enough in the queue of the expert they chose: (B, T, 1) of bool."""
         groups_GN = choice_BT1.reshape(1 if self.group == "batch" else len(choice_BT1), -1)
-        room = groups_GN.shape[1] * self.capacity_factor / self.n_experts
-        capacity = max(1, math.ceil(room - 1e-9))  # in floating point 640 * 1.1 / 8 is a hair above 88
-        asked_GNE = F.one_hot(groups_GN, self.n_experts)
-        place_GN = (asked_GNE.cumsum(1) * asked_GNE).sum(-1)  # 1: first in the queue
-        return (place_GN <= capacity).view_as(choice_BT1)
+        N = groups_GN.shape[1]
+        capacity = max(1, math.ceil(N * self.capacity_factor / self.n_experts - 1e-9))  # in floats 640 * 1.1 / 8 > 88
+        queues_GN, token_GN = groups_GN.sort(stable=True)  # one behind the other, in each the tokens in their order
+        early_GN = torch.arange(N, device=queues_GN.device) - torch.searchsorted(queues_GN, queues_GN) < capacity
+        return early_GN.scatter(1, token_GN, early_GN).view_as(choice_BT1)  # back in the order of the group

@@ -127,3 +127,7 @@ class TopKActivation(Instrumented):
     def flops(self, _: int) -> float:
         """A token: all keys, and the values of the units it keeps."""
         return 2.0 * self.keys.shape[1] * (self.width + self.slots)
+
+    def idle(self) -> float:
+        """Parameters that a token does not meet: the values of the units that it leaves out."""
+        return (1 - self.slots / self.width) * self.values.numel()
