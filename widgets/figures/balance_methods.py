@@ -88,7 +88,12 @@ def panel(
         means = [(fmean(several), i) for i, several in enumerate(values) if several]
         traces += [marks(seeds, look, SMALL, form, chosen), marks(means, look, LARGE, form, chosen)]
     ticks = [(value, i) for i, name in enumerate(names) for value in of(rows, name, floor)[:1]] if floor else []
-    grey: Plain = {"type": "scatter", "mode": "markers", "name": "dice stay left of this", "legendgroup": "dice"}
+    grey: Plain = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "a random router stays left of it",
+        "legendgroup": "dice",
+    }
     grey |= {"x": [x for x, _ in ticks], "y": [y for _, y in ticks], "hovertemplate": "%{x:.2f}<extra></extra>"}
     return [*traces, grey | {"marker": {"symbol": "line-ns-open", "size": 24, "line": {"width": 2}, "color": GREY}}]
 
