@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # --no-compile: Python compiles a module when it is first used, and most of what comes along never is
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -qq -c constraints.txt
 PORT ?= 8866
-# processes for the unit tests: on two cores two take three quarters of the time of one
+# processes for the unit tests, each with one thread: on two cores two take three quarters of the time of one
 JOBS ?= 2
 
 export PYTHON
@@ -42,7 +42,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@$(PIP) -e '.[test]'
 	@touch $@
 
-test: lint types unit notebooks browser  ## lint, types, unit tests, notebooks, browser: under ten minutes
+test: lint types unit notebooks browser  ## lint, types, unit tests, notebooks, browser: a quarter of an hour on two cores
 
 lint: install-test  ## ruff: rules and format
 	$(BIN)/ruff check
@@ -56,7 +56,7 @@ types: install-test  ## mypy on the library
 	$(BIN)/mypy
 
 unit: install-test  ## the tests that need neither kernel nor browser
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --ignore tests/notebooks --ignore tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --ignore tests/notebooks --ignore tests/browser
 
 notebooks: install-test  ## every page: stripped, twin in step, thin, and it runs
 	$(BIN)/python -m pytest tests/notebooks

@@ -69,7 +69,7 @@ def test_every_panel_has_its_axes_and_the_names_stand_once_a_row():
 
 def test_what_dice_reach_is_marked_where_it_means_something():
     data = balance_methods.as_dict(THREE)["data"]
-    dice = [trace for trace in data if trace["name"] == "dice stay left of this"]
+    dice = [trace for trace in data if trace["name"] == "a random router stays left of it"]
     assert [trace["x"] for trace in dice] == [[0.2, 0.2], [0.1, 0.1], [], [], [], []]
     assert [trace["showlegend"] for trace in dice] == [True] + [False] * 5
 
