@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from explorer.catalogue import Knob, Spec, build, spec
 from explorer.counting import count
 from explorer.errors import BadValue, unknown
-from explorer.models import Experts, LanguageModel, MixtureOfExperts, StackModel, VectorModel
+from explorer.models import Experts, LanguageModel, MixtureOfExperts, SequenceModel, StackModel, VectorModel
 from explorer.training.adamw import Group
 
 if TYPE_CHECKING:
@@ -57,15 +57,37 @@ def assemble(card: Spec, knobs: dict[str, Any], settings: dict[str, Any], data: 
     """
     d_model = settings["d_model"]
     if data.kind == "vectors":
-        if card.slot in ("attention", "stack"):
+        if card.slot in ("attention", "stack", "readout"):
             raise BadValue(f"{card.name} attends over positions: choose a task of tokens, such as 'text'")
         ffn = _feed_forward(card, knobs, settings, data.width, linear=True)
         return VectorModel(ffn)
+    if data.kind == "sequences":
+        return _sequence_model(card, knobs, settings, data)
+    if card.slot == "readout":
+        raise BadValue(
+            f"{card.name} reads one answer off a whole row: choose a task of pictures, such as 'digit-patches'"
+        )
     if card.slot == "stack":
         return StackModel(data.vocab, d_model, [build(card.name, d_model=d_model, **knobs)], tied=settings["tied"])
     layers = [_layer(card, knobs, settings) for _ in range(settings["layers"])]
     _chain([ffn for _, ffn in layers])
     return LanguageModel(data.vocab, d_model, layers, tied=settings["tied"])
+
+
+def _sequence_model(card: Spec, knobs: dict[str, Any], settings: dict[str, Any], data: Any) -> nn.Module:
+    """The host of vectors in a row, whose attention looks both ways."""
+    if card.slot == "stack":
+        raise BadValue(f"{card.name} is a whole model of tokens: choose a task of tokens, such as 'text'")
+    d_model, readout = settings["d_model"], None
+    if card.slot == "readout":
+        if not data.pooled:
+            raise BadValue(f"{card.name} gives one answer a row, and this task wants one at every position")
+        readout = build(card.name, d_model=d_model, **knobs)
+        own = getattr(readout, "n_classes", data.outputs)
+        if own != data.outputs:
+            raise BadValue(f"{card.name} knows {own} classes, and this task has {data.outputs}")
+    layers = [_layer(card, knobs, settings, causal=False) for _ in range(settings["layers"])]
+    return SequenceModel(data.width, data.length, data.outputs, d_model, layers, data.pooled, readout)
 
 
 def _chain(layers: list[Any]) -> None:
@@ -76,15 +98,23 @@ def _chain(layers: list[Any]) -> None:
             above.follow(below)
 
 
-def _layer(card: Spec, knobs: dict[str, Any], settings: dict[str, Any]) -> tuple[nn.Module, nn.Module | None]:
-    """(attention, feed-forward) of one block; no feed-forward where the settings say "none"."""
+def _layer(
+    card: Spec, knobs: dict[str, Any], settings: dict[str, Any], causal: bool = True
+) -> tuple[nn.Module, nn.Module | None]:
+    """(attention, feed-forward) of one block; no feed-forward where the settings say "none".
+
+    causal: what the attention beside a mechanism is told, where it can be either.
+    """
     d_model, other = settings["d_model"], settings["feed_forward"]
     if card.slot != "attention":
-        attention = _other(settings["attention"], "attention", d_model, {"n_heads": settings["heads"]})
+        known = {"n_heads": settings["heads"], "causal": causal}
+        attention = _other(settings["attention"], "attention", d_model, known)
         _scale(attention, settings["attention_scale"])
-        return attention, _feed_forward(card, knobs, settings, d_model)
-    attention = build(card.name, d_model=d_model, **knobs)
-    _scale(attention, settings["attention_scale"])
+        if card.slot != "readout":
+            return attention, _feed_forward(card, knobs, settings, d_model)
+    else:
+        attention = build(card.name, d_model=d_model, **knobs)
+        _scale(attention, settings["attention_scale"])
     if other == "none":
         return attention, None
     return attention, _other(other, "feed-forward", d_model, {"width": settings["expert_width"]})
@@ -136,6 +166,7 @@ DEFAULTS = {
     "attention": "softmax-attention",
     "feed-forward": "glu",
     "stack": "topk-softmax",
+    "readout": "softmax-attention",
 }  # what `match` compares with
 
 

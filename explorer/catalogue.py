@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 FAMILIES = ("routing", "attention", "mixing", "depth", "conversion", "adapters", "estimation", "serving")
-SLOTS = ("router", "attention", "feed-forward", "stack")  # the socket of a host that a mechanism fills; a stack: all
+# the socket of a host that a mechanism fills; a stack fills all, a readout stands behind them
+SLOTS = ("router", "attention", "feed-forward", "stack", "readout")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from explorer.assembly import split
+from explorer.assembly import SETTINGS, split
 from explorer.catalogue import Claim, Spec, names, spec
 from explorer.errors import BadValue
 from explorer.experiment import Experiment
@@ -134,7 +134,7 @@ class Trial:
     task: Any
     seed: int
     steps: int
-    knobs: tuple[tuple[str, Any], ...]  # of the mechanism and the host, defaults included
+    knobs: tuple[tuple[str, Any], ...]  # of the mechanism and the host, where they are not the default
 
 
 @dataclass(frozen=True)
@@ -210,9 +210,12 @@ def _arm(card: Spec, setup: Mapping[str, Any], metric: str, seed: int) -> Arm:
     knobs = dict(setup)
     mechanism, task, steps = knobs.pop("mechanism", card.name), knobs.pop("task", "text"), knobs.pop("steps")
     after = tuple(sorted(knobs.pop("after", {}).items()))
-    own, settings = split(spec(mechanism), knobs)
+    card = spec(mechanism)
+    own, settings = split(card, knobs)
     reading(metric)
-    return Trial(mechanism, _task(task), seed, steps, tuple(sorted({**settings, **own}.items()))), Look(metric, after)
+    usual = {name: knob.default for name, knob in {**SETTINGS, **card.knobs}.items()}
+    unusual = {name: value for name, value in {**settings, **own}.items() if value != usual[name]}
+    return Trial(mechanism, _task(task), seed, steps, tuple(sorted(unusual.items()))), Look(metric, after)
 
 
 def _task(given: Any) -> Any:

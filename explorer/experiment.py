@@ -65,9 +65,10 @@ class Experiment:
         if match not in (None, "parameters", "flops"):
             raise BadValue(f"match={match!r}: it must be 'parameters', 'flops' or None")
         self.spec, self.task, self.seed, self.device = spec(mechanism), find_task(task), seed, torch.device(device)
-        self.knobs, self.settings = split(self.spec, knobs)
-        self.given = dict(knobs)
-        self.data = self.task.build(seed)
+        self.given, self.data = dict(knobs), self.task.build(seed)
+        if self.data.kind == "sequences" and "causal" in self.spec.knobs:  # a picture has no before and after
+            self.given.setdefault("causal", False)
+        self.knobs, self.settings = split(self.spec, self.given)
         if match is not None:
             self.given |= {width_knob(self.spec): matched_width(self, match)}
             self.knobs, self.settings = split(self.spec, self.given)
@@ -110,6 +111,7 @@ class Experiment:
         began = time.perf_counter()
         size = self.settings["batch"] * (POINTS if self.data.kind == "vectors" else 1)
         batch = self._to_device(self.data.batch(self.step, size))
+        self._enter_stage()
         with self._own_randomness():
             if not self.model.training:
                 self.model.train()
@@ -226,6 +228,19 @@ class Experiment:
         """Stop recording: the model is left as if nobody had ever watched."""
         if self.recorder is not None:
             self.recorder.stop()
+
+    def _enter_stage(self) -> None:
+        """Where the data come in stages: tell the modules that care which one it is, and begin anew with a new one."""
+        stage = getattr(self.data, "stage", None)
+        if stage is None:
+            return
+        task, progress = stage(self.step)
+        if self.step and stage(self.step - 1)[0] != task:
+            self.optimizer.forget()
+        for module in self._instrumented:
+            enter = getattr(module, "enter", None)
+            if enter is not None:
+                enter(task, progress)
 
     # -- its own business ------------------------------------------------------------------------------------------
     def _to_device(self, batch: Batch) -> Batch:

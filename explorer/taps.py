@@ -18,7 +18,7 @@ from explorer.errors import BadValue, UnknownName, unknown
 AXES = {
     "B": "batch", "T": "token position", "N": "flattened tokens, B*T", "D": "model width", "E": "experts (routed targets)",
     "K": "slots", "H": "heads", "S": "source position (keys)", "L": "layers", "C": "classes", "F": "feed-forward width",
-    "d": "head width", "1": "one",
+    "M": "blocks of positions", "d": "head width", "1": "one",
 }  # fmt: skip
 SCORES = {
     "probabilities": "non-negative, summing to one over the targets",

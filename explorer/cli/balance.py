@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from explorer.cli.output import free_target, show_table
-from explorer.cli.verify import _runs, _seeds
+from explorer.cli.output import free_target, run_bar, seed_list, show_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,10 +40,10 @@ def balance(
     Every method is trained beside its control, the same router with nothing that balances. A .json can become a page
     later: python -m widgets.export.balance_page < balance.json > balance.html
     """
-    chosen_seeds, target = _seeds(seeds), None if output is None else _target(output)
+    chosen_seeds, target = seed_list(seeds), None if output is None else _target(output)
     from explorer import balancing
 
-    with _runs() as done:
+    with run_bar() as done:
         frame = balancing.balance(chosen_seeds, steps, jobs=jobs, done=done)
     _show(frame)  # before the file: a full disk must not cost the result
     if target is not None:

@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -28,6 +28,32 @@ def say(line: str) -> None:
     """A line of progress, at once, on stderr."""
     with suppress(OSError):  # a closed pipe must not end the training
         print(line, file=sys.stderr, flush=True)
+
+
+def seed_list(text: str) -> tuple[int, ...]:
+    """0,1,2 of the option --seeds."""
+    import typer
+
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) < 2**32 for part in parts):
+        raise typer.BadParameter(f"{text!r} is not a list of whole numbers such as 0,1,2", param_hint="--seeds")
+    return tuple(int(part) for part in parts)
+
+
+@contextmanager
+def run_bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar of finished runs where somebody watches, elsewhere a line each."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done, of: say(f"run {done} of {of}")
+        return
+    columns = (TextColumn("runs"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, refresh_per_second=4) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

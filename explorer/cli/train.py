@@ -205,12 +205,14 @@ def _duration(seconds: float) -> str:
 
 def _summary(experiment: "Experiment") -> Iterator[tuple[str, str]]:
     """What a finished run comes to, as (what, value) lines."""
+    from explorer.tasks.data import unit
+
     losses, count, header = experiment.losses(), experiment.count(), experiment.recording.header
     last = losses[-math.ceil(len(losses) / 10) :]
     held_out, seen = experiment.examine()
-    unit = "nats a token" if experiment.data.kind == "tokens" else "of the targets' variance"
-    yield "loss", f"{last.mean():.4g} {unit} (mean of the last {len(last)} steps)"
-    yield "held-out loss", f"{held_out:.4g} {unit}"
+    of = unit(experiment.data)
+    yield "loss", f"{last.mean():.4g} {of} (mean of the last {len(last)} steps)"
+    yield "held-out loss", f"{held_out:.4g} {of}"
     yield from _balance(seen)
     size = f"{count.parameters:,} ({count.active:,.0f} active for a token)"
     yield "parameters", f"{size}, {count.flops:,.0f} FLOPs a token"

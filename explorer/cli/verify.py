@@ -1,13 +1,12 @@
 """gating-explorer verify: the claims of the papers, their verdicts as a table and as a file."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from explorer.cli.output import free_target, say, show_table
+from explorer.cli.output import free_target, run_bar, seed_list, show_table
 
 if TYPE_CHECKING:
     from explorer.claims import Verdict
@@ -47,11 +46,11 @@ def verify(
     """
     if bool(names) + everything + (family is not None) != 1:
         raise typer.BadParameter("give names of mechanisms, or --family, or --all", param_hint="NAME")
-    chosen_seeds, target = _seeds(seeds), None if output is None else _table_target(output)
+    chosen_seeds, target = seed_list(seeds), None if output is None else _table_target(output)
     import explorer
     from explorer import claims
 
-    with _runs() as done:
+    with run_bar() as done:
         verdicts = claims.verify(names or explorer.names(family), chosen_seeds, jobs, done)
     if target is not None:
         _save_verdicts(verdicts, target)
@@ -60,35 +59,12 @@ def verify(
         raise typer.Exit(2)
 
 
-def _seeds(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) < 2**32 for part in parts):
-        raise typer.BadParameter(f"{text!r} is not a list of whole numbers such as 0,1,2", param_hint="--seeds")
-    return tuple(int(part) for part in parts)
-
-
 def _table_target(path: Path) -> Path:
     from explorer.errors import BadValue
 
     if path.suffix not in (".json", ".csv"):
         raise BadValue(f"cannot save the table as {str(path)!r}: its name must end in .json or .csv")
     return free_target(path, force=True)
-
-
-@contextmanager
-def _runs() -> Iterator[Callable[[int, int], None]]:
-    """A bar of finished runs where somebody watches, elsewhere a line each."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda done, of: say(f"run {done} of {of}")
-        return
-    columns = (TextColumn("runs"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, refresh_per_second=4) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
 def _show_verdicts(verdicts: Sequence["Verdict"]) -> None:

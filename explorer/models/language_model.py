@@ -1,7 +1,8 @@
 """A small decoder: pre-norm blocks of an attention and a feed-forward mechanism; positions are the attention's business."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,10 +26,23 @@ class Block(nn.Module):
         return x_BTD + self.ffn(self.norm_ffn(x_BTD), *ids)
 
 
+def stream(host: Instrumented, blocks: Iterable[nn.Module], x_BTD: Tensor, *more: Tensor) -> Tensor:
+    """The residual stream through the blocks; tap `residual` shows it in front of the first and behind each."""
+    seen = [x_BTD] if host.watched("residual") else None
+    for block in blocks:
+        x_BTD = block(x_BTD, *more)
+        if seen is not None:
+            seen.append(x_BTD)
+    if seen is not None:
+        host.tap("residual", torch.stack(seen))
+    return x_BTD
+
+
 class LanguageModel(Instrumented):
     """tokens_BT -> logits (B, T, vocab). `layers` is a sequence of (attention, feed-forward) pairs, one a layer."""
 
-    taps = {"tokens": "B T"}
+    taps = {"tokens": "B T", "residual": "L B T D"}
+    only_by_name = frozenset({"residual"})  # (layers + 1) times as large as an input
 
     def __init__(
         self, vocab: int, d_model: int, layers: Sequence[tuple[nn.Module, nn.Module | None]], tied: bool = True
@@ -51,9 +65,7 @@ class LanguageModel(Instrumented):
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         tokens_BT = self.tap("tokens", tokens_BT)
-        x_BTD = self.embed(tokens_BT)
-        for block in self.blocks:
-            x_BTD = block(x_BTD, tokens_BT)
+        x_BTD = stream(self, self.blocks, self.embed(tokens_BT), tokens_BT)
         return F.linear(self.norm(x_BTD), self.embed.weight if self.head is None else self.head.weight)
 
 

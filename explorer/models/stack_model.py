@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from explorer.errors import BadValue
 from explorer.kernels.rms_norm import RMSNorm
-from explorer.models.language_model import LanguageModel
+from explorer.models.language_model import LanguageModel, stream
 from explorer.taps import Instrumented
 
 
@@ -32,7 +32,5 @@ class StackModel(LanguageModel):
             nn.init.normal_(self.head.weight, std=0.02)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
-        x_BTD = self.embed(self.tap("tokens", tokens_BT))
-        for stack in self.blocks:
-            x_BTD = stack(x_BTD)
+        x_BTD = stream(self, self.blocks, self.embed(self.tap("tokens", tokens_BT)))
         return F.linear(self.norm(x_BTD), self.embed.weight if self.head is None else self.head.weight)

@@ -18,6 +18,7 @@ class Batch(NamedTuple):
 
     tokens:  inputs (B,T) int64; targets (B,T) int64, -100 where nothing is scored; labels (B,T) int64, one a token
     vectors: inputs (B,D) float32; targets (B,D) float32; labels (B,) int64, one a vector
+    sequences: inputs (B,T,width) float32; targets as the task's loss wants them; labels (B,) or (B,T) int64
     """
 
     inputs: Tensor
@@ -27,10 +28,12 @@ class Batch(NamedTuple):
 
 class Data(Protocol):
     """What `build(seed)` of every task returns. A `tokens` task has also `vocab: int`, `sequence: int` and
-    `decode(tokens) -> list[str]`; a `vectors` task has also `width: int` (D)."""
+    `decode(tokens) -> list[str]`; a `vectors` task has also `width: int` (D); a `sequences` task has also `width: int`,
+    `length: int` (T), `outputs: int` (C) and `pooled: bool`: whether the model answers once (B,C) or everywhere (B,T,C).
+    Data that come in stages, one task after another, have also `stage(step) -> (task: int, progress within an epoch)`."""
 
     kind: str
-    """"tokens" or "vectors"."""
+    """"tokens", "vectors" or "sequences"."""
     label_names: list[str]
     """What the numbers in `Batch.labels` mean."""
 
@@ -52,6 +55,12 @@ class Task(Protocol):
 
     def build(self, seed: int) -> Data:
         """The data; nothing but `seed` and the fields decides it (and, for text, the files that are read)."""
+
+
+def unit(data: Any) -> str:
+    """Of the loss of a task's data, as a picture's axis says it; data whose loss is an unusual one have a `unit` of their own."""
+    own: str | None = getattr(data, "unit", None)
+    return own or {"tokens": "nats/token", "vectors": "of the variance"}.get(data.kind, "")
 
 
 class Stream:

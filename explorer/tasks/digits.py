@@ -39,7 +39,7 @@ class Digits:
 class DigitsData:
     """The digits, shuffled once for all seeds; the seed decides the batches. Outputs 0 to 9 of the 64 are the classes'."""
 
-    kind, width, height = "vectors", PIXELS, 8
+    kind, width, height, unit = "vectors", PIXELS, 8, "nats/digit"
     label_names = [f"digit {c}" for c in range(CLASSES)]
 
     def __init__(self, config: Digits, seed: int) -> None:

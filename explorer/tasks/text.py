@@ -98,7 +98,7 @@ class Text:
 class TextData:
     """Text in memory, one uint8 tensor for all domains, and random windows into it."""
 
-    kind = "tokens"
+    kind, unit = "tokens", "nats/byte"
     vocab = VOCAB
 
     def __init__(self, config: Text, seed: int) -> None:

@@ -33,6 +33,12 @@ class AdamW:
     def __init__(self, groups: list[Group], betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-8) -> None:
         self.groups, self.betas, self.eps = groups, betas, eps
 
+    def forget(self) -> None:
+        """Begin anew, as at step 0: what was remembered of gradients belongs to a task that is over."""
+        for group in self.groups:
+            for moment in (*group.first, *group.second, group.taken):
+                moment.zero_()
+
     def gradient_norm(self) -> Tensor:
         """Euclidean norm over all gradients."""
         norms = torch._foreach_norm([p.grad for g in self.groups for p in g.params if p.grad is not None])

@@ -5,6 +5,7 @@ import torch
 
 from explorer import Experiment
 from explorer.tasks import Digits, Field, OdeFamilies
+from explorer.tasks.data import unit as unit_of
 from widgets.states import special_view as special
 from widgets.states.routing_view import Probe, Scene, look, recent_load, short_layer
 from widgets.states.timeline import Timeline
@@ -116,5 +117,5 @@ def test_digits_are_attacked_without_the_run_noticing():
 )
 def test_the_loss_has_the_unit_of_its_task(mechanism, task, unit):
     run = Experiment(mechanism, task=task, watch=None)
-    assert special.unit(run) == unit
+    assert unit_of(run.data) == unit
     assert special.attacked(run) is None

@@ -19,9 +19,7 @@ PAST = 400  # steps that are looked back over, at most, for an expert's last tok
 IDLE = 30  # steps without a token before an expert counts as dead
 DROPPED = 0.1  # share of the slots
 CROWDED = 3.0  # times the fair share: collapse, ...
-FEW = (
-    0.6  # ... if the load is spread like an even one over less than this share of the experts (exp of its entropy / E)
-)
+FEW = 0.6  # ... if the load is spread like an even one over less than this share of the experts: exp(entropy) / E
 UNEVEN = 1.4  # times the fair share: worth a word. Tokens of a text come in runs, so 1.2 is an even router's noise
 SWING = 0.95  # of a fair share, root mean square over experts and steps (a healthy start reaches 0.8), and ...
 ABOVE_NOISE = 5.0  # ... times what tokens thrown at random would show, and ...

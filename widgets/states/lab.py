@@ -31,6 +31,14 @@ class Side:
 
 
 @dataclass(frozen=True)
+class OwnTask:
+    """The task that makes a mechanism's effect visible, and what to watch there."""
+
+    task: str
+    watch: str
+
+
+@dataclass(frozen=True)
 class Change:
     """What was done in the middle of a run, before step `step`: a live knob of A or B moved, or A forked into B."""
 
@@ -52,7 +60,10 @@ class LabState(t.HasTraits):
     TASK: ClassVar[str]
     TASKS: ClassVar[Mapping[str, tuple[str, Callable[..., Any]]]]  # name -> (what a menu says, how it is made)
     TASK_SETTINGS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # settings that a task asks for
+    OWN_TASKS: ClassVar[Mapping[str, OwnTask]] = {}  # of mechanisms that the usual task does not show
     PARTS: ClassVar[Mapping[str, str]] = {}  # what `hide=` may name -> what it is
+
+    _task_is_named = False  # while a link is read that names one
 
     a = t.Instance(Side)
     b = t.Instance(Side, allow_none=True, default_value=None)
@@ -160,9 +171,14 @@ class LabState(t.HasTraits):
         return Experiment(b.spec.name, task=b.task, seed=self.seed, **{**b.given, width_knob(b.spec): width})
 
     def choose(self, mechanism: str | None = None, task: str | None = None, side: str = "a") -> None:
-        """Change mechanism or task; values that both know are kept, the others take their defaults."""
+        """Change mechanism or task; values that both know are kept, the others take their defaults.
+
+        A mechanism that is chosen for A without a task brings its own; the next one does not keep that.
+        """
         if mechanism is not None and mechanism not in self.mechanisms():
             raise unknown("mechanism of this lab", mechanism, self.mechanisms())
+        if mechanism is not None and task is None and side == "a" and not self._task_is_named:
+            task = self._task_of(mechanism)
         if task is not None and task not in self.TASKS:
             raise unknown("task", task, self.TASKS)
         old = {name: self.defaults(one.mechanism) for name, one in (("a", self.a), ("b", self.b)) if one}
@@ -172,6 +188,18 @@ class LabState(t.HasTraits):
             one = self.side(name)
             fresh = mechanism if name == side and mechanism else one.mechanism
             setattr(self, name, Side(fresh, _carried(one.values, before, self.defaults(fresh))))
+
+    def _task_of(self, mechanism: str) -> str:
+        own, left = self.OWN_TASKS.get(mechanism), self.OWN_TASKS.get(self.mechanism)
+        if own is not None:
+            return own.task
+        return self.TASK if left is not None and left.task == self.task else self.task
+
+    @property
+    def own_task(self) -> OwnTask | None:
+        """What A is shown on, where it is a task of its own and is set."""
+        own = self.OWN_TASKS.get(self.mechanism)
+        return own if own is not None and own.task == self.task else None
 
     def beside(self, mechanism: str | None) -> None:
         """What runs beside A: another mechanism with A's values where it knows them, or nothing."""
@@ -219,10 +247,11 @@ class LabState(t.HasTraits):
         a, b = self.started if self.step else (self.a, self.b)
         if self.forked_at is not None:
             b = None
+        own = self.OWN_TASKS.get(a.mechanism)
         state: dict[str, Any] = {"mechanism": a.mechanism, "task": self.task, "seed": self.seed, **a.values}
         plain: dict[str, Any] = {
             "mechanism": self.MECHANISM,
-            "task": self.TASK,
+            "task": own.task if own else self.TASK,  # what the mechanism brings need not be named
             "seed": 0,
             **self.defaults(a.mechanism),
         }
@@ -238,6 +267,7 @@ class LabState(t.HasTraits):
 
     def _read(self, query: str) -> None:
         given, notices = links.read(query)
+        self._task_is_named = given.get("task") in self.TASKS
         first: list[tuple[str, Callable[[str], None]]] = [
             ("preset", self.set_preset),
             ("task", lambda v: self.choose(task=v)),
@@ -266,7 +296,7 @@ class LabState(t.HasTraits):
             notices += self._try(name, later.pop(name, None), change)
         for one in filter(None, plan.split(",")):
             notices += self._try("do", one, self._plan)
-        self.notices = notices
+        self._task_is_named, self.notices = False, notices
 
     def _assign_all(self, values: dict[str, Any], side: str) -> list[str]:
         """All at once where they fit together (k=1 and n_experts=1 are right together), else one after the other."""

@@ -1,7 +1,6 @@
 """The state of the routing lab: what can be chosen in it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import traitlets as t
@@ -9,9 +8,8 @@ import traitlets as t
 import explorer
 from explorer.catalogue import Knob
 from explorer.tasks import Clusters, Digits, Field, OdeFamilies, Text
-from widgets.states import links
 from widgets.states.compare import CompareState
-from widgets.states.lab import LabState
+from widgets.states.lab import LabState, OwnTask
 from widgets.states.presets import PRESETS
 
 SETTINGS = ("learning_rate", "batch", "layers", "expert_width", "router_rate")  # of the host: as controls
@@ -19,14 +17,6 @@ OF_THE_LANGUAGE_MODEL = ("layers", "expert_width")  # the host of vectors has on
 OF_A_ROUTER = ("expert_width", "router_rate")  # what is more than a choice brings experts of its own,
 OF_THE_LAYERS = ("layers",)  # and a stack its own depth
 FASTER = {"learning_rate": 1e-2}  # a linear problem bears more
-
-
-@dataclass(frozen=True)
-class OwnTask:
-    """The task that makes a mechanism's effect visible, and what to watch there."""
-
-    task: str
-    watch: str
 
 
 OWN_TASKS = {
@@ -73,6 +63,7 @@ class RoutingState(LabState):
         "digits": ("handwritten digits: which one is it?", Digits),
         "ode-families": ("pieces of motion: three kinds of systems", lambda: OdeFamilies(window=30)),
     }
+    OWN_TASKS = OWN_TASKS
     TASK_SETTINGS = {
         "clusters": FASTER,
         "clusters-16": FASTER,
@@ -92,7 +83,6 @@ class RoutingState(LabState):
     }  # fmt: skip
 
     comparison = t.Instance(CompareState, ())
-    _task_is_named = False  # while a link is read that names one
 
     def mechanisms(self) -> list[str]:
         return explorer.names("routing")
@@ -113,39 +103,13 @@ class RoutingState(LabState):
             found["n_experts"] = card.knobs["n_experts"].default
         return found
 
-    def choose(self, mechanism: str | None = None, task: str | None = None, side: str = "a") -> None:
-        """A mechanism that is chosen without a task brings its own; the next one does not keep that."""
-        if mechanism in self.mechanisms() and task is None and side == "a" and not self._task_is_named:
-            task = self._task_of(str(mechanism))
-        super().choose(mechanism, task, side)
-
-    def _task_of(self, mechanism: str) -> str:
-        own, left = OWN_TASKS.get(mechanism), OWN_TASKS.get(self.mechanism)
-        if own is not None:
-            return own.task
-        return self.TASK if left is not None and left.task == self.task else self.task
-
-    @property
-    def own_task(self) -> OwnTask | None:
-        """What A is shown on, where it is a task of its own and is set."""
-        own = OWN_TASKS.get(self.mechanism)
-        return own if own is not None and own.task == self.task else None
-
     def link(self) -> str:
-        """As of every lab; a mechanism with a task of its own opens on that, so any other task is named."""
-        mechanism = (self.started[0] if self.step else self.a).mechanism
-        own = OWN_TASKS.get(mechanism)
-        found = "&".join(filter(None, [super().link(), self.comparison.link()]))
-        if own is None or self.task not in (own.task, self.TASK):
-            return found
-        settings = [one for one in found.split("&") if one != f"task={self.task}"]
-        return "&".join(settings if self.task == own.task else [*settings, f"task={self.task}"])
+        return "&".join(filter(None, [super().link(), self.comparison.link()]))
 
     def _read(self, query: str) -> None:
         query, notices = self.comparison.read(query, self.mechanisms())
-        self._task_is_named = links.read(query)[0].get("task") in self.TASKS
         super()._read(query)
-        self._task_is_named, self.notices = False, [*self.notices, *notices]
+        self.notices = [*self.notices, *notices]
 
     def presets(self) -> Mapping[str, Mapping[str, Any]]:
         return {name: preset.settings for name, preset in PRESETS.items()}

@@ -15,6 +15,7 @@ from explorer.recorder import record
 from explorer.recording import Recording
 from explorer.recording_file import versions
 from explorer.tasks import Batch
+from explorer.tasks.data import unit as unit_of
 from widgets.states import special_view as special
 from widgets.states.curves import binned
 from widgets.states.timeline import Timeline
@@ -324,7 +325,7 @@ class Scene:
 
     @property
     def unit(self) -> str:
-        return special.unit(self.run)
+        return unit_of(self.run.data)
 
     def index(self, layer: int) -> Tensor:
         """(N, K): what every token of the probe got in a layer."""

@@ -24,13 +24,6 @@ ATTACKED = "adversarial-moe"  # the mechanism that hardens itself
 LETTERS = "ABCDEFGHIJKLMNOP"
 
 
-def unit(experiment: Experiment) -> str:
-    """Of the task's loss."""
-    if experiment.data.kind == "tokens":
-        return "nats/byte"
-    return "nats/digit" if isinstance(experiment.task, Digits) else "of the variance"
-
-
 @contextmanager
 def outputs_of(model: nn.Module) -> Iterator[list[Tensor]]:
     """While inside, collects what each forward pass of the model gives."""
