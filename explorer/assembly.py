@@ -86,6 +86,9 @@ def _sequence_model(card: Spec, knobs: dict[str, Any], settings: dict[str, Any],
         own = getattr(readout, "n_classes", data.outputs)
         if own != data.outputs:
             raise BadValue(f"{card.name} knows {own} classes, and this task has {data.outputs}")
+        tasks = getattr(data, "tasks", None)
+        if tasks is not None and getattr(readout, "n_tasks", tasks) != tasks:
+            raise BadValue(f"n_tasks={readout.n_tasks}: this task comes in {tasks} stages, so it must be {tasks}")
     layers = [_layer(card, knobs, settings, causal=False) for _ in range(settings["layers"])]
     return SequenceModel(data.width, data.length, data.outputs, d_model, layers, data.pooled, readout)
 

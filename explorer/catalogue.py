@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 FAMILIES = ("routing", "attention", "mixing", "depth", "conversion", "adapters", "estimation", "serving")
+LABS = ("routing", "attention")  # the families with a lab of their own
 # the socket of a host that a mechanism fills; a stack fills all, a readout stands behind them
 SLOTS = ("router", "attention", "feed-forward", "stack", "readout")
 
@@ -159,7 +160,7 @@ class Spec:
     @property
     def page(self) -> str:
         """The lab that shows it, and in which state."""
-        return f"labs/routing.ipynb?mechanism={self.name}" if self.family == "routing" else ""
+        return f"labs/{self.family}.ipynb?mechanism={self.name}" if self.family in LABS else ""
 
     def check(self, knobs: Mapping[str, Any]) -> dict[str, Any]:
         """`knobs` completed with the defaults, each in its type and range; an unknown name is an error."""

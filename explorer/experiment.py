@@ -4,6 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -197,16 +198,17 @@ class Experiment:
         twin.set(**changes)
         return twin
 
+    def evaluate(self, batch: Batch | None = None) -> float:
+        """The loss of the model as it is now on the held-out data (or a batch); the run itself notices nothing."""
+        batch = self._to_device(self.data.held_out() if batch is None else batch)
+        with self._at_rest():
+            return float(self.data.loss(self.model(batch.inputs), batch))
+
     def examine(self, batch: Batch | None = None, watch: str | list[str] = "*") -> tuple[float, Recording]:
         """(loss, recording) of the model as it is now on the held-out data (or a batch); the run itself notices nothing."""
         batch = self._to_device(self.data.held_out() if batch is None else batch)
-        training = self.model.training
-        self.model.eval()
-        try:
-            with self._aside(), torch.no_grad(), record(self.model, watch, keep=1) as seen:
-                loss = self.data.loss(self.model(batch.inputs), batch).item()
-        finally:
-            self.model.train(training)
+        with self._at_rest(), record(self.model, watch, keep=1) as seen:
+            loss = float(self.data.loss(self.model(batch.inputs), batch))
         seen.annotate("/labels", "B T" if batch.labels.ndim == 2 else "B", batch.labels, 0)
         return loss, seen
 
@@ -249,9 +251,18 @@ class Experiment:
     def _own_randomness(self) -> "_Randomness":
         return _Randomness(self)
 
-    def _aside(self) -> Any:
-        from contextlib import nullcontext
+    @contextmanager
+    def _at_rest(self) -> Iterator[None]:
+        """While inside, the model is in evaluation, without gradients, and the run's own recorder does not listen."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            with self._aside(), torch.no_grad():
+                yield
+        finally:
+            self.model.train(training)
 
+    def _aside(self) -> Any:
         return nullcontext() if self.recorder is None else self.recorder.paused()
 
     def _provenance(self) -> dict[str, Any]:

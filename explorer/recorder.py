@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -59,7 +59,7 @@ class Recorder:
         if cadence != self._cadence:
             self._cadence = cadence
             for path, taps in self.chosen.items():
-                cheap = [tap for tap in taps if tap in ("index", "probs", *GATES)]
+                cheap = [tap for tap in taps if tap in ("index", "probs", "valid", *GATES)]
                 self.listeners[path].wanted = frozenset(((), cheap, taps)[cadence])
 
     def routers(self) -> list[str]:
@@ -163,7 +163,7 @@ def describe(model: nn.Module, chosen: Mapping[str, list[str]]) -> dict[str, Any
         "threads": torch.get_num_threads(),
     }
     header["kernel"] = kernels(model.modules())
-    return header
+    return header | getattr(model, "_about", {})
 
 
 def kernels(modules: Iterable[nn.Module]) -> list[str]:
@@ -181,10 +181,18 @@ def record(
     its tensors (the others only leave their loads and summaries). keep: how many of the newest such steps are held;
     None: as many as fit into 256 MiB. Recording changes neither outputs nor gradients by a single bit. A model may be
     compiled, but before this begins, and is read from the thread that runs it.
+
+    A model of transformers shows the same taps: of each attention layer where its attention goes, of each router what it
+    decides. It must not be compiled.
     """
-    recorder = Recorder(model, pattern, every, keep, tensors_every)
-    recorder.start()
-    try:
-        yield recorder.recording
-    finally:
-        recorder.stop()
+    with ExitStack() as stack:
+        if "transformers" in sys.modules:
+            from explorer.checkpoints import is_foreign, live
+
+            model = stack.enter_context(live(model, pattern)) if is_foreign(model) else model
+        recorder = Recorder(model, pattern, every, keep, tensors_every)
+        recorder.start()
+        try:
+            yield recorder.recording
+        finally:
+            recorder.stop()

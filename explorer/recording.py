@@ -49,7 +49,7 @@ class Recording:
         self.keep = keep
         self.step = -1  # of the newest recorded step
         # path -> rows of (step, empty slots, counts of each expert); path/tap -> (step, mean, std, share below 0.1);
-        # path -> (step, token entropy, margin); path -> (step, heads * [first-token share, row entropy])
+        # path -> (step, token entropy, margin); path -> (step, heads * each of tables.ATTENTION)
         self.series: dict[str, dict[str, Series]] = {"loads": {}, "gates": {}, "routing": {}, "attention": {}}
         self._kept: deque[tuple[int, dict[str, Tensor]]] = deque(maxlen=keep)
         self._bytes = 0
@@ -116,9 +116,13 @@ class Recording:
         return tables.gates(self.series["gates"])
 
     def attention(self) -> "pd.DataFrame":
-        """step, layer, head, first_token_share, entropy (nats, mean over queries): of the steps that kept tensors."""
+        """step, layer, head, first_token_share, elsewhere, entropy (nats, mean over queries): of steps with tensors.
+
+        first_token_share: what an emergent sink took; elsewhere: what no token got, a learned sink's share. That is 0 for
+        plain softmax, and NaN where it was not watched or the recording is older than this column.
+        """
         self.settle()
-        return tables.attention(self.series["attention"])
+        return tables.attention(self.series["attention"], self.header.get("attention", tables.ATTENTION_BEFORE))
 
     def decisions(self, step: int | None = None) -> "pd.DataFrame":
         """step, layer, sequence, position, token, slot, expert, weight of the held steps, or of one; empty slots left out.
@@ -184,15 +188,17 @@ class Recording:
         for name, value in named.items():
             path, tap = name.rsplit("/", 1)
             if tap == "index":
-                self._wait(step, path, value, named.get(full_name(path, "probs")))
+                self._wait(step, path, *_real(value, named.get(full_name(path, "probs")), named.get("/valid")))
             elif tap in GATES:
                 gate = value.float()
                 self._summarise("gates", name, step, gate.mean(), gate.std(correction=0), (gate < 0.1).float().mean())
             elif tap == "first":
-                entropy = named.get(full_name(path, "entropy"), torch.full_like(value, torch.nan))
-                row = torch.cat(
-                    [torch.tensor([float(step)]), value.float().mean(0).cpu(), entropy.float().mean(0).cpu()]
-                )
+                self.header["attention"] = list(tables.ATTENTION)
+                absent = torch.full_like(value, torch.nan)
+                seen = [
+                    named.get(full_name(path, name), absent).float().nanmean(0).cpu() for name in tables.ATTENTION_TAPS
+                ]
+                row = torch.cat([torch.tensor([float(step)]), *seen])
                 self._append("attention", path, row)
         if tensors:
             self._keep(step, named)
@@ -226,6 +232,14 @@ class Recording:
         self._bytes += _size(kept)
         while self.keep is None and self._bytes > KEEP_BYTES and len(self._kept) > 1:
             self._bytes -= _size(self._kept.popleft()[1])
+
+
+def _real(index: Tensor, probs: Tensor | None, valid_BT: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Both without the tokens that are padding, (N, K) and (N, E); as they are where there is none."""
+    if valid_BT is None or valid_BT.shape != index.shape[:2] or bool(valid_BT.all()):
+        return index, probs
+    valid_BT = valid_BT.to(index.device)
+    return index[valid_BT], None if probs is None else probs[valid_BT]
 
 
 def _size(tensors: dict[str, Tensor]) -> int:

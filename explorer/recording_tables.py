@@ -1,6 +1,6 @@
 """The tidy tables of a Recording, made of its series and of the tensors it holds."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -46,16 +46,22 @@ def gates(series: Mapping[str, Rows]) -> "pd.DataFrame":
     return table
 
 
-def attention(series: Mapping[str, Rows]) -> "pd.DataFrame":
-    """step, layer, head, first_token_share, entropy."""
+ATTENTION = ("first_token_share", "elsewhere", "entropy")  # the columns of a series, a head each, in this order
+ATTENTION_TAPS = ("first", "elsewhere", "entropy")  # what they are made of
+ATTENTION_BEFORE = ("first_token_share", "entropy")  # of recordings whose header does not name them
+
+
+def attention(series: Mapping[str, Rows], columns: Sequence[str] = ATTENTION) -> "pd.DataFrame":
+    """step, layer, head, first_token_share, elsewhere, entropy; NaN where `columns`, which the series hold, lacks one."""
     parts = {}
     for layer, one in series.items():
         rows = one.rows()
-        H = (rows.shape[1] - 1) // 2
+        H = (rows.shape[1] - 1) // len(columns)
+        held = {name: part.reshape(-1) for name, part in zip(columns, rows[:, 1:].split(H, dim=1), strict=True)}
+        absent = torch.full((len(rows) * H,), torch.nan, dtype=torch.float64)
         heads = torch.arange(H).repeat(len(rows))
-        shares, entropies = rows[:, 1 : 1 + H].reshape(-1), rows[:, 1 + H :].reshape(-1)
-        parts[layer] = (_steps(one).repeat_interleave(H), heads, shares, entropies)
-    return _frame(parts, ["step", "head", "first_token_share", "entropy"])
+        parts[layer] = (_steps(one).repeat_interleave(H), heads, *(held.get(name, absent) for name in ATTENTION))
+    return _frame(parts, ["step", "head", *ATTENTION])
 
 
 def decisions(held: Iterable[tuple[int, Mapping[str, Tensor]]]) -> "pd.DataFrame":
@@ -79,9 +85,11 @@ def _choices(layer: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     weights = tensors.get(full_name(layer, "weights"))
     weights = torch.full(index.shape, torch.nan) if weights is None else weights.reshape(index.shape)
     tokens = tensors.get("/tokens")
-    tokens = torch.full(index.shape[:2], -1) if tokens is None or tokens.ndim != 2 else tokens
+    tokens = torch.full(index.shape[:2], -1) if tokens is None or tokens.shape != index.shape[:2] else tokens
     b, t, k = (index >= 0).nonzero(as_tuple=True)
-    found = {"sequence": b, "position": t, "token": tokens[b, t], "slot": k, "expert": index[b, t, k]}
+    places = tensors.get("/position")  # of a model that pads on the left: a token's own place, without the padding
+    place = t if places is None or places.shape != index.shape[:2] else places[b, t]
+    found = {"sequence": b, "position": place, "token": tokens[b, t], "slot": k, "expert": index[b, t, k]}
     return {**found, "weight": weights[b, t, k].float()}
 
 

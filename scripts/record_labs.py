@@ -18,7 +18,7 @@ from widgets.export.standalone import standalone
 from widgets.labs.frame import escape
 
 RECORDED = SERVING / "share/voila/templates/gating-explorer/recorded"
-STEPS = 250
+STEPS = {"routing": 250, "attention": 1000}  # until there is something to see: a sink takes its time
 SIZE = {"width": 560, "height": 320}
 SOON = "A run recorded earlier ({stamp}). The live lab is on its way: in a few seconds its buttons are here."
 # while it stands there, the cells are shown as they come, and nothing spins
@@ -51,7 +51,7 @@ def record(name: str) -> None:
     """Train the lab's own first run, and write its pictures in both themes, each with its sentence."""
     module = importlib.import_module(f"widgets.labs.{name}")
     lab = module.LAB(module.LAB.STATE())
-    for step in range(STEPS):
+    for step in range(STEPS[name]):
         lab.runs.advance()
         if step % 20 == 0:
             lab.draw()
@@ -101,5 +101,5 @@ def drawn(page_text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    for one in sys.argv[1:] or ["routing"]:
+    for one in sys.argv[1:] or STEPS:
         record(one)

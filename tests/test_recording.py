@@ -24,7 +24,15 @@ nan = float("nan")
 class Says(Instrumented):
     """Taps what it is given."""
 
-    taps = {"probs": "B T E", "index": "B T K", "weights": "B T K", "gate": "B T", "first": "B H", "entropy": "B H"}
+    taps = {
+        "probs": "B T E",
+        "index": "B T K",
+        "weights": "B T K",
+        "gate": "B T",
+        "first": "B H",
+        "elsewhere": "B H",
+        "entropy": "B H",
+    }
     scores = "probabilities"
 
     def __init__(self, n_experts=3):
@@ -158,12 +166,35 @@ def test_gates_by_hand():
 def test_attention_is_the_mean_over_sequences_of_each_head():
     layer = Says()
     with explorer.record(layer) as seen:
-        layer({"first": [[0.2, 0.9], [0.4, 0.7]], "entropy": [[1.0, 0.5], [2.0, 0.1]]})
+        layer({"first": [[0.2, 0.9], [0.4, 0.7]], "entropy": [[1.0, 0.5], [2.0, 0.1]], "elsewhere": [[0.5, 0], [0, 0]]})
     table = seen.attention()
-    assert list(table.columns) == ["step", "layer", "head", "first_token_share", "entropy"]
+    assert list(table.columns) == ["step", "layer", "head", "first_token_share", "elsewhere", "entropy"]
     assert table["head"].tolist() == [0, 1]
     assert table.first_token_share.tolist() == pytest.approx([0.3, 0.8])
+    assert table.elsewhere.tolist() == pytest.approx([0.25, 0])
     assert table.entropy.tolist() == pytest.approx([1.5, 0.3])
+
+
+def test_attention_of_a_recording_from_before_there_was_elsewhere(tmp_path):
+    old = Recording()
+    for step in (0, 5):
+        old._append("attention", "blocks.0", torch.tensor([step, 0.2, 0.9, 1.0, 0.5]))  # two heads: shares, entropies
+    old.save(tmp_path / "old")
+    table = Recording.load(tmp_path / "old").attention()
+    assert table.step.tolist() == [0, 0, 5, 5] and table["head"].tolist() == [0, 1, 0, 1]
+    assert table.first_token_share.tolist() == pytest.approx([0.2, 0.9] * 2)
+    assert table.entropy.tolist() == pytest.approx([1.0, 0.5] * 2)
+    assert table.elsewhere.isna().all()
+
+
+def test_attention_of_which_only_the_first_token_was_watched(tmp_path):
+    layer = Says()
+    with explorer.record(layer) as seen:
+        layer({"first": [[0.2, 0.9, 0.4]]})
+    seen.save(tmp_path / "new")
+    table = Recording.load(tmp_path / "new").attention()
+    assert table.first_token_share.tolist() == pytest.approx([0.2, 0.9, 0.4])
+    assert table.elsewhere.isna().all() and table.entropy.isna().all()
 
 
 def test_empty_tables_have_their_columns():

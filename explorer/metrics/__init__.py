@@ -4,7 +4,7 @@ They take what taps record (index, probs, attention, gate) on any device, propag
 `explorer.errors.BadValue` for shapes that do not fit.
 """
 
-from explorer.metrics import balance, entropy, gates, geometry, matching, sinks, specialisation, spread
+from explorer.metrics import balance, continual, entropy, gates, geometry, matching, sinks, specialisation, spread
 from explorer.metrics.balance import (
     counts,
     cv_squared,
@@ -20,11 +20,21 @@ from explorer.metrics.balance import (
     utilisation,
     z_loss,
 )
+from explorer.metrics.continual import forgetting, incremental_accuracy
 from explorer.metrics.entropy import margin, token_entropy
 from explorer.metrics.gates import effective_rank, gate_auc, gate_sparsity
 from explorer.metrics.geometry import cosine, plane
 from explorer.metrics.matching import match_experts
-from explorer.metrics.sinks import first_token_share, proxy_scores, received_mass, row_entropy, sink_rate
+from explorer.metrics.sinks import (
+    first_token_share,
+    learned_sink_mass,
+    massive_activations,
+    proxy_scores,
+    received_mass,
+    row_entropy,
+    sink_rate,
+    value_norm_ratio,
+)
 from explorer.metrics.specialisation import (
     co_activation,
     contingency,
@@ -44,6 +54,7 @@ __all__ = [
     "co_activation",
     "co_activation_lift",
     "contingency",
+    "continual",
     "cosine",
     "counts",
     "cv_squared",
@@ -54,16 +65,20 @@ __all__ = [
     "entropy",
     "first_token_share",
     "flip_rate",
+    "forgetting",
     "gate_auc",
     "gate_sparsity",
     "gates",
     "geometry",
     "gini",
+    "incremental_accuracy",
     "label_share",
+    "learned_sink_mass",
     "load_balancing_loss",
     "load_entropy",
     "load_fraction",
     "margin",
+    "massive_activations",
     "match_experts",
     "matching",
     "max_violation",
@@ -84,6 +99,7 @@ __all__ = [
     "token_entropy",
     "utilisation",
     "utilisation_percentiles",
+    "value_norm_ratio",
     "vocabulary_specialisation",
     "vocabulary_top_share",
     "z_loss",

@@ -1,5 +1,9 @@
 """Attention sinks: where attention goes when it has nowhere to go, which is mostly the first token.
 
+Two kinds, never in one number. An emergent sink is a token like the others that attention is parked on: a column of the
+map (`received_mass`, `first_token_share`, `sink_rate`). A learned sink is a logit or key of the mechanism's own that no
+token stands for: what the rows lack of one (`learned_sink_mass`).
+
 attention: (B, H, T, S), the weights of T queries over S keys; when T < S, the queries are the last T positions.
 valid: (B, T) bool, False for queries that are padding; what stands in their rows (NaN, as a rule) never counts.
 Rows are taken as they are. A sink logit's sum to less than one, rightly; attention without normalisation (sigmoid) goes
@@ -98,3 +102,58 @@ def row_entropy(attention: Tensor, valid: Tensor | None = None, causal: bool = T
     shares, some = row_shares(torch.where(visible, real(attention), 0.0))
     keys = visible.sum(-1)
     return _mean_per_head(shannon(shares) / keys.clamp(min=2).log(), queries & (keys > 1) & some)
+
+
+def learned_sink_mass(attention: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Learned sink: mean over sequences and queries of 1 - sum_s A[t, s], what went to no token at all: (H,).
+
+    0: everything goes to tokens, as in plain softmax; 1: the learned logit takes all. Nothing of an emergent sink is in
+    it. Rows are taken as they are: of attention without normalisation (sigmoid) it is whatever the sums lack of one,
+    negative where they are more. NaN if no query is left. Source: the sink logits of gpt-oss, arXiv 2508.10925.
+    """
+    queries = _queries(attention, valid)
+    need_last("attention", attention, "S")
+    return _mean_per_head(1 - real(attention).sum(-1), queries)
+
+
+def value_norm_ratio(values_BHS: Tensor, sink: int = 0, valid: Tensor | None = None) -> Tensor:
+    """Norm of the sink's value vector over the mean norm of the others', mean over sequences: (H,).
+
+    values_BHS: the norm of each key's value (the tap `values`). sink: which key. valid: (B, S) bool, False for padding;
+    a sequence without the sink or without another key is left out.
+    About 1: the sink's value is one like the others; near 0: attending to it adds next to nothing, the mark of a sink
+    that serves as a place to rest; NaN if no sequence is left. Source: arXiv 2410.10781 (values of sink tokens are small).
+    """
+    need_axes("values_BHS", values_BHS, "B H S")
+    B, _, S = values_BHS.shape
+    if not 0 <= sink < S:
+        raise BadValue(f"sink={sink}: it must be one of the {S} keys, 0 to {S - 1}")
+    counted = torch.ones(B, 1, S, dtype=torch.bool, device=values_BHS.device)
+    if valid is not None:
+        if valid.dtype != torch.bool:
+            raise BadValue(f"valid must be a bool tensor of keys, not {valid.dtype}")
+        need_same_shape("valid", valid.shape, "values_BHS's axes B S", torch.Size((B, S)))
+        counted = valid.unsqueeze(1)
+    others = counted & (torch.arange(S, device=values_BHS.device) != sink)
+    norms = real(values_BHS)
+    mean_BH = torch.where(others, norms, 0.0).sum(-1) / others.sum(-1)
+    kept = counted[..., sink] & others.any(-1)
+    return torch.where(kept, norms[..., sink] / mean_BH, 0.0).sum(0) / kept.sum(0)
+
+
+def massive_activations(residual: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(max |h|, max |h| / median |h|) of a residual stream (..., D), over all of its tokens: two scalars.
+
+    valid: bool of the leading axes, False for padding. A massive activation, after the paper, is above 100 and about a
+    thousand times the median; a Gaussian of this many values has a ratio of 4 to 8, and the toy models here stay below 25.
+    Infinite where the median is 0; NaN if there is no token or any value is NaN. Source: arXiv 2402.17762.
+    """
+    need_last("residual", residual, "D")
+    size = real(residual).abs()
+    if valid is not None:
+        need_same_shape("valid", valid.shape, "residual's leading axes", residual.shape[:-1])
+        size = size[valid]
+    if not size.numel():
+        nothing = size.new_full((), torch.nan)
+        return nothing, nothing.clone()
+    return size.amax(), size.amax() / size.flatten().median()

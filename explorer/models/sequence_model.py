@@ -1,5 +1,6 @@
 """A small encoder of vectors that stand in a row: the patches of a picture, the samples of a sound."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -37,16 +38,31 @@ class SequenceModel(Instrumented):
         self.norm = RMSNorm(d_model)
         self.pooled, self.readout = pooled, readout
         self.head = nn.Linear(d_model, outputs) if readout is None else None
+        self._task = 0
+        self._past: tuple[SequenceModel, ...] = ()  # a tuple hides it from parameters() and state_dict()
 
-    def forward(self, inputs_BTF: Tensor) -> Tensor:
+    def enter(self, task: int, progress: float) -> None:  # noqa: ARG002 (what everybody who cares about stages is told)
+        """When a new task begins, keep a frozen copy of the network for a readout that `reads_past`."""
+        if task != self._task and getattr(self.readout, "reads_past", False):
+            self._past = ()
+            self._past = (copy.deepcopy(self).requires_grad_(False),)
+        self._task = task
+
+    def features(self, inputs_BTF: Tensor) -> Tensor:
+        """inputs_BTF -> x_BTD, from which the answer is read."""
         T, known = inputs_BTF.shape[1], len(self.positions)
         if known < T:
             raise BadValue(f"a row of {T} is longer than the {known} positions that this model knows")
-        x_BTD = self.norm(stream(self, self.blocks, self.embed(inputs_BTF) + self.positions[:T]))
+        x_BTD: Tensor = self.norm(stream(self, self.blocks, self.embed(inputs_BTF) + self.positions[:T]))
+        return x_BTD
+
+    def forward(self, inputs_BTF: Tensor) -> Tensor:
+        x_BTD = self.features(inputs_BTF)
         y: Tensor
         if self.head is None:
             assert self.readout is not None
-            y = self.readout(x_BTD)
+            past = [before.features(inputs_BTF) for before in self._past] if self.training else []
+            y = self.readout(x_BTD, *past)
         else:
             y = self.head(x_BTD.mean(1) if self.pooled else x_BTD)
         return y

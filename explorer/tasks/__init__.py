@@ -6,10 +6,14 @@ from explorer.errors import BadValue, unknown
 from explorer.tasks.bigram_backcopy import BigramBackcopy
 from explorer.tasks.clusters import Clusters
 from explorer.tasks.data import UNSCORED, Batch, Data, Task
+from explorer.tasks.digit_patches import DigitPatches
 from explorer.tasks.digits import Digits
 from explorer.tasks.field import Field
 from explorer.tasks.ode_families import OdeFamilies
+from explorer.tasks.selective_copy import SelectiveCopy
+from explorer.tasks.split_digits import SplitDigits
 from explorer.tasks.text import Text
+from explorer.tasks.two_tones import TwoTones
 
 TASKS: dict[str, type] = {
     "text": Text,
@@ -18,6 +22,10 @@ TASKS: dict[str, type] = {
     "field": Field,
     "digits": Digits,
     "ode-families": OdeFamilies,
+    "digit-patches": DigitPatches,
+    "split-digits": SplitDigits,
+    "selective-copy": SelectiveCopy,
+    "two-tones": TwoTones,
 }
 
 __all__ = [
@@ -27,11 +35,15 @@ __all__ = [
     "BigramBackcopy",
     "Clusters",
     "Data",
+    "DigitPatches",
     "Digits",
     "Field",
     "OdeFamilies",
+    "SelectiveCopy",
+    "SplitDigits",
     "Task",
     "Text",
+    "TwoTones",
     "task",
 ]
 

@@ -58,7 +58,7 @@ class Task(Protocol):
 
 
 def unit(data: Any) -> str:
-    """Of the loss of a task's data, as a picture's axis says it; data whose loss is an unusual one have a `unit` of their own."""
+    """Of the loss of a task's data, as a picture's axis says it; data with an unusual loss have a `unit` of their own."""
     own: str | None = getattr(data, "unit", None)
     return own or {"tokens": "nats/token", "vectors": "of the variance"}.get(data.kind, "")
 

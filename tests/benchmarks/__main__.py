@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # both sides of every ratio run o
 import torch
 
 from explorer.taps import Instrumented
-from tests.benchmarks import in_browser, machine, page_start, routers, starting
+from tests.benchmarks import in_browser, machine, page_start, routers, sinks, starting
 from tests.benchmarks.peers import explorer_step, floor, mixtral
 from tests.benchmarks.rounds import Row, cost, faster, measure
 
@@ -92,6 +92,8 @@ PARTS = {
     "recording": recording,
     "floor": distance,
     "routers": routers.rows,
+    "sinks": sinks.rows,
+    "gpu": sinks.gpu,
     "start": starting.rows,
     "threads": machine.threads,
     "malloc": machine.malloc,

@@ -205,3 +205,55 @@ def test_more_queries_than_keys_are_refused_only_where_attention_is_causal(metri
     with pytest.raises(BadValue, match="4 queries and only 3 keys"):
         metric(torch.rand(1, 1, 4, 3))
     assert metric(torch.rand(1, 1, 4, 3), causal=False).isfinite().all()
+
+
+def test_learned_sink_mass_is_what_the_rows_lack():
+    attention = torch.tensor([[[[0.2, 0.0], [0.1, 0.3]]]])
+    assert metrics.learned_sink_mass(attention).tolist() == pytest.approx([(0.8 + 0.6) / 2])
+    assert metrics.learned_sink_mass(BY_HAND).tolist() == pytest.approx([0], abs=1e-6)
+    pure = torch.zeros(1, 1, 3, 3)
+    pure[..., 0] = 1
+    assert metrics.learned_sink_mass(pure).item() == 0  # an emergent sink is none of it
+
+
+def test_padded_queries_are_no_learned_sink():
+    attention, n = 0.25 * causal(2, 3, 5), 2
+    valid = (torch.arange(5 + n) >= n).expand(2, -1)
+    lacking = metrics.learned_sink_mass(pad_left(attention, n), valid)
+    torch.testing.assert_close(lacking, torch.full((3,), 0.75))
+    assert metrics.learned_sink_mass(attention, torch.zeros(2, 5).bool()).isnan().all()
+
+
+def test_value_norm_ratio_by_hand():
+    values = torch.tensor([[[1.0, 4.0, 6.0], [2.0, 2.0, 2.0]], [[3.0, 1.0, 5.0], [0.0, 1.0, 1.0]]])
+    assert metrics.value_norm_ratio(values).tolist() == pytest.approx([(1 / 5 + 3 / 3) / 2, (1 + 0) / 2])
+    assert metrics.value_norm_ratio(values, sink=2).tolist() == pytest.approx([(6 / 2.5 + 5 / 2) / 2, (1 + 2) / 2])
+    valid = torch.tensor([[True, True, False], [False, True, True]])  # the second sequence has no first token
+    assert metrics.value_norm_ratio(values, valid=valid).tolist() == pytest.approx([1 / 4, 1])
+    assert metrics.value_norm_ratio(values[..., :1]).isnan().all()
+
+
+def test_values_that_do_not_fit_are_refused():
+    with pytest.raises(BadValue, match="sink=3: it must be one of the 3 keys"):
+        metrics.value_norm_ratio(torch.ones(1, 1, 3), sink=3)
+    with pytest.raises(BadValue, match="axes B H S"):
+        metrics.value_norm_ratio(torch.ones(1, 3))
+    with pytest.raises(BadValue, match="valid must be a bool tensor of keys"):
+        metrics.value_norm_ratio(torch.ones(1, 1, 3), valid=torch.ones(1, 3))
+
+
+def test_massive_activations_by_hand():
+    residual = torch.tensor([[[1.0, -2.0, 3.0], [-900.0, 2.0, 1.0]]])
+    largest, ratio = metrics.massive_activations(residual)
+    assert largest.item() == 900 and ratio.item() == 450
+    largest, ratio = metrics.massive_activations(residual, torch.tensor([[True, False]]))
+    assert largest.item() == 3 and ratio.item() == 1.5
+
+
+def test_massive_activations_of_nothing_of_nan_and_of_half_precision():
+    assert all(one.isnan() for one in metrics.massive_activations(torch.ones(0, 4)))
+    assert all(one.isnan() for one in metrics.massive_activations(torch.tensor([1.0, math.nan])))
+    largest, ratio = metrics.massive_activations(torch.tensor([6e4, -1, 1, 0.5, 1], dtype=torch.float16))
+    assert largest.item() == 60_000 and ratio.item() == 60_000
+    with pytest.raises(BadValue, match="they must be equal"):
+        metrics.massive_activations(torch.ones(2, 3, 4), torch.ones(2, 4).bool())

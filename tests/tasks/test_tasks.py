@@ -10,7 +10,19 @@ import pytest
 import torch
 
 from explorer.errors import BadValue, ExplorerError
-from explorer.tasks import TASKS, UNSCORED, BigramBackcopy, Clusters, Digits, Field, OdeFamilies, Text, task
+from explorer.tasks import (
+    TASKS,
+    UNSCORED,
+    BigramBackcopy,
+    Clusters,
+    DigitPatches,
+    Digits,
+    Field,
+    OdeFamilies,
+    SplitDigits,
+    Text,
+    task,
+)
 from explorer.tasks.data import Stream
 
 VARIANTS = {
@@ -23,6 +35,9 @@ VARIANTS = {
     "field": Field(),
     "digits": Digits(),
     "ode-families": OdeFamilies(),
+    "digit-patches": DigitPatches(),
+    "few digit patches": DigitPatches(patch=4, n_train=20),
+    "split-digits": SplitDigits(),
 }
 every_task = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
 
@@ -70,6 +85,7 @@ def test_shapes_and_types_are_those_of_the_contract(config):
     data = config.build(1)
     for batch in (data.batch(0, 6), data.held_out()):
         assert batch.labels.dtype == torch.int64
+        assert data.kind in ("tokens", "vectors", "sequences")
         assert batch.labels.min() >= 0 and batch.labels.max() < len(data.label_names)
         assert all(part.is_contiguous() for part in batch)
         if data.kind == "tokens":
@@ -77,6 +93,11 @@ def test_shapes_and_types_are_those_of_the_contract(config):
             assert batch.inputs.dtype == batch.targets.dtype == torch.int64
             assert batch.inputs.min() >= 0 and max(batch.inputs.max(), batch.targets.max()) < data.vocab
             assert torch.equal(batch.targets[:, 1:-1], batch.inputs[:, 2:])
+        elif data.kind == "sequences":
+            assert batch.inputs.shape == (len(batch.labels), data.length, data.width)
+            assert batch.inputs.dtype == torch.float32 and batch.inputs.isfinite().all()
+            outputs = torch.zeros(len(batch.labels), *([] if data.pooled else [data.length]), data.outputs)
+            assert data.loss(outputs, batch).isfinite()
         else:
             assert batch.inputs.shape == batch.targets.shape == (len(batch.labels), data.width)
             assert batch.inputs.dtype == batch.targets.dtype == torch.float32

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from explorer.balancing import MEASURES
+from tests.widgets import attention_pictures
 from widgets import figures
 from widgets.figures import (
     attack_accuracy,
@@ -77,6 +78,7 @@ FULL = {
         recovered_families,
         (torch.rand(4, 6, 2), [0, 0, 1, 1], [2, 2, 0, 1], ["a", "b"], 0.5),
     ),
+    **{name: lambda one=one: one for name, one in attention_pictures.FULL.items()},
 }
 EMPTY = {
     "loss_curve": (loss_curve, ([], [])),
@@ -106,6 +108,7 @@ EMPTY = {
     "field_partition": (field_partition, ([], [], [])),
     "attack_accuracy": (attack_accuracy, (*[[]] * 6, 0.1)),
     "recovered_families": (recovered_families, (np.zeros((0, 6, 2)), [], [], [], 0.0)),
+    **attention_pictures.EMPTY,
 }
 
 

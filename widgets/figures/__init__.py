@@ -5,58 +5,86 @@ Every picture shows one grey sentence while there is no data, and carries one se
 """
 
 from widgets.figures.attack_accuracy import attack_accuracy
+from widgets.figures.attention_map import attention_map
 from widgets.figures.balance import balance, entropy
 from widgets.figures.balance_methods import balance_methods
+from widgets.figures.block_masks import block_masks
 from widgets.figures.compare import measure_by_router, quality_by_flops
 from widgets.figures.cursor import with_cursor
 from widgets.figures.drops import bias_trajectory, drops
 from widgets.figures.field_partition import field_partition
+from widgets.figures.gate_values import gate_by_kind, gate_histogram
 from widgets.figures.gates import gate_summary, head_share
+from widgets.figures.head_shares import head_shares
+from widgets.figures.hopfield_energy import hopfield_energy, hopfield_regimes
+from widgets.figures.joint_attention import joint_attention
 from widgets.figures.load import load_map, load_over_steps
+from widgets.figures.locality import locality
 from widgets.figures.loss import loss_curve
 from widgets.figures.margins import margin_histogram
+from widgets.figures.massive_activations import massive_activations
 from widgets.figures.module_usage import module_usage
 from widgets.figures.pairs import coactivation_map, router_cosine
+from widgets.figures.paper_beside import paper_beside
 from widgets.figures.percentiles import utilisation_percentiles
 from widgets.figures.picture import Picture, summary_of
+from widgets.figures.received_mass import received_mass
 from widgets.figures.recovered_families import recovered_families
 from widgets.figures.router_plane import router_plane
+from widgets.figures.sink_birth import sink_birth
 from widgets.figures.specialisation import specialisation
+from widgets.figures.tasks_forgotten import tasks_forgotten
 from widgets.figures.text import plain
 from widgets.figures.theme import dress
 from widgets.figures.token_path import token_path
 from widgets.figures.two_runs import two_curves, two_losses, utilisation_difference
+from widgets.figures.value_norms import value_norms
 
 __all__ = [
     "Picture",
     "attack_accuracy",
+    "attention_map",
     "balance",
     "balance_methods",
     "bias_trajectory",
+    "block_masks",
     "coactivation_map",
     "dress",
     "drops",
     "entropy",
     "field_partition",
+    "gate_by_kind",
+    "gate_histogram",
     "gate_summary",
     "head_share",
+    "head_shares",
+    "hopfield_energy",
+    "hopfield_regimes",
+    "joint_attention",
     "load_map",
     "load_over_steps",
+    "locality",
     "loss_curve",
     "margin_histogram",
+    "massive_activations",
     "measure_by_router",
     "module_usage",
+    "paper_beside",
     "plain",
     "quality_by_flops",
+    "received_mass",
     "recovered_families",
     "router_cosine",
     "router_plane",
+    "sink_birth",
     "specialisation",
     "summary_of",
+    "tasks_forgotten",
     "token_path",
     "two_curves",
     "two_losses",
     "utilisation_difference",
     "utilisation_percentiles",
+    "value_norms",
     "with_cursor",
 ]

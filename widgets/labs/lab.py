@@ -21,6 +21,7 @@ from widgets.labs.runs import Run, Runs
 from widgets.labs.settings import BesidePart, SettingsPart
 from widgets.labs.sharing import SharingPart
 from widgets.labs.transport import TransportPart
+from widgets.states import about
 from widgets.states.lab import LabState
 from widgets.views import Chart
 
@@ -52,6 +53,7 @@ class Lab:
     TITLE: ClassVar[str]
     INTRODUCTION: ClassVar[str]
     SECTIONS: ClassVar[dict[str, str]]  # name -> heading
+    SHOWN: ClassVar[str] = "layer shown"  # what the menu of those chooses that pictures are about
     RECORDED: ClassVar[tuple[str, ...]]  # the pictures that stand on the page before the live ones
     VIEWS_IN: ClassVar[dict[str, tuple[str, ...]]] = {}  # section -> the views in it that are no charts
 
@@ -85,14 +87,6 @@ class Lab:
     def note(self) -> str:
         """What the ready-made run that is on shows."""
         return ""
-
-    def status(self, run: Run[Any]) -> dict[str, Any]:
-        """The status line, as values; the first is the step."""
-        raise NotImplementedError
-
-    def stamp(self) -> str:
-        """What everything that leaves the page says about itself."""
-        raise NotImplementedError
 
     def preset_titles(self) -> list[tuple[str, str]]:
         """(what the menu says, name)."""
@@ -260,7 +254,6 @@ class Lab:
         """A ready-made run, which starts at once."""
         if name and name != self.state.preset:
             self.state.set_preset(name)
-            self.state.b = None
             self.reset()
             self.train()
         elif not name:
@@ -370,15 +363,20 @@ class Lab:
         if everything and not self._trainer.running:
             self.turned()
 
+    def stamp(self) -> str:
+        """What everything that leaves the page says about itself."""
+        shown = self.runs.step if self.state.cursor < 0 else self.state.cursor
+        return " | ".join(about.stamp(run.experiment, shown) for run in self.runs.sides.values())
+
     def _say(self, scene: Any) -> None:
         """Advice and status; of B's status only what differs from A's."""
         note = self.note()
         said = f"<p><strong>What to look at.</strong> {escape(as_labelled(self.advice(scene)))}</p>"
         self.advice_text.value = (f"<p>{escape(note)}</p>" if note else "") + said
         seen: dict[str, Any] = {}
-        lines = []
+        lines, speed = [], self._trainer.steps_per_second
         for side, run in self.runs.sides.items():
-            values = {k: v for k, v in self.status(run).items() if seen.get(k) != v}
+            values = {k: v for k, v in about.status(run.experiment, speed, self.threads).items() if seen.get(k) != v}
             seen = seen or values
             items = "".join(f"<li>{escape(k)} <b>{escape(str(v))}</b></li>" for k, v in values.items())
             head = f"<li><strong>{side.upper()}:</strong></li>" if self.runs.b else ""

@@ -10,7 +10,7 @@ from widgets.labs.data import DataPart
 from widgets.labs.lab import Lab, Panel
 from widgets.labs.runs import Run
 from widgets.labs.whatif import WhatIfPart
-from widgets.states import advice
+from widgets.states import about, advice
 from widgets.states import routing_view as view
 from widgets.states import special_view as special
 from widgets.states.presets import PRESETS
@@ -185,13 +185,6 @@ class RoutingLab(Lab):
         preset, own = PRESETS.get(self.state.preset), self.state.own_task
         return f"{preset.title}. {preset.watch}" if preset else own.watch if own else ""
 
-    def status(self, run: Run[Moment]) -> dict[str, Any]:
-        return view.status(run.experiment, self._trainer.steps_per_second, self.threads)
-
-    def stamp(self) -> str:
-        shown = self.runs.step if self.state.cursor < 0 else self.state.cursor
-        return " | ".join(view.stamp(run.experiment, shown) for run in self.runs.sides.values())
-
 
 # -- the pictures, each from a scene -------------------------------------------------------------------------------------
 def _is_stack(s: Scene) -> bool:
@@ -331,7 +324,7 @@ def _percentiles(s: Scene) -> Any:
 
 def _both_losses(a: Scene, b: Scene) -> Any:
     names = (a.run.spec.title, b.run.spec.title)
-    forked = next((step for step, what in b.run.recording.header["events"] if str(what).startswith("forked")), None)
+    forked = about.forked_at(b.run)
     return f.two_losses.as_dict(
         a.curves.steps, a.curves.loss, b.curves.steps, b.curves.loss, *names, unit=a.unit, forked_at=forked
     )

@@ -27,7 +27,7 @@ class SettingsPart:
         self.mechanism = dropdown("mechanism", titles, state.mechanism)
         self.task = dropdown("task", [(label, name) for name, (label, _) in state.TASKS.items()], state.task)
         self.seed = whole_number("seed", state.seed, 0, 2**32 - 1)
-        self.layer = dropdown("layer shown", [], None)
+        self.layer = dropdown(lab.SHOWN, [], None)
         for one, change in (
             (self.preset, lab.choose_preset),
             (self.mechanism, lambda value: lab.choose(mechanism=value)),

@@ -106,7 +106,7 @@ class LabState(t.HasTraits):
         raise NotImplementedError
 
     def presets(self) -> Mapping[str, Mapping[str, Any]]:
-        """Name -> settings (mechanism, task, knobs)."""
+        """Name -> settings (mechanism, task, knobs; b and b.<knob> of what runs beside)."""
         return {}
 
     def make_task(self) -> Any:
@@ -323,9 +323,12 @@ class LabState(t.HasTraits):
         if name not in presets:
             raise unknown("preset", name, presets)
         settings = dict(presets[name])
+        self.b = None
         self.choose(mechanism=settings.pop("mechanism", None), task=settings.pop("task", None))
         self.a = replace(self.a, values=self.defaults(self.a.mechanism))
-        if complaints := self._assign_all(settings, "a"):
+        self.beside(settings.pop("b", None))
+        of_b = {key[2:]: settings.pop(key) for key in list(settings) if key.startswith("b.")}
+        if complaints := self._assign_all(settings, "a") + self._assign_all(of_b, "b"):
             raise BadValue(complaints[0])
         self.preset = name
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,6 @@ from explorer import metrics
 from explorer.experiment import POINTS, Experiment
 from explorer.recorder import record
 from explorer.recording import Recording
-from explorer.recording_file import versions
 from explorer.tasks import Batch
 from explorer.tasks.data import unit as unit_of
 from widgets.states import special_view as special
@@ -335,28 +333,3 @@ class Scene:
 def match_experts(a: Scene, b: Scene) -> list[metrics.matching.Matching]:
     """By layer: which expert of B is which of A, by the tokens of the probe that they share."""
     return [metrics.match_experts(a.index(i), b.index(i), a.E, b.E) for i in range(min(len(a.layers), len(b.layers)))]
-
-
-def status(experiment: Experiment, steps_per_second: float, threads: int) -> dict[str, Any]:
-    """The status line, as values."""
-    size = experiment.count()
-    return {
-        "step": experiment.step, "steps/s": f"{steps_per_second:.0f}" if steps_per_second else "-", "seed": experiment.seed,
-        "device": str(experiment.device), "kernel": kernel(experiment), "threads": threads,
-        "parameters": f"{size.parameters:,}", "active FLOPs a token": f"{size.flops:,.0f}",
-    }  # fmt: skip
-
-
-def kernel(experiment: Experiment) -> str:
-    """What computed the newest step."""
-    return ", ".join(experiment.recording.header["kernel"]) or "-"
-
-
-def stamp(experiment: Experiment, step: int) -> str:
-    """What an exported picture says about itself."""
-    task = type(experiment.task).__name__.lower()
-    made = " · ".join(f"{name} {version}" for name, version in versions().items())
-    return (
-        f"{experiment.spec.name} · {task} · seed {experiment.seed} · step {step} · {experiment.device} · kernel "
-        f"{kernel(experiment)} · {made}"
-    )

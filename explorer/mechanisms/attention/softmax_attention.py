@@ -1,29 +1,23 @@
-"""Causal softmax attention: every token asks all tokens before it, and takes a weighted mean of their answers.
+"""Softmax attention: every token asks all tokens before it, and takes a weighted mean of their answers.
 
 The attention of "Attention Is All You Need" (arXiv:1706.03762), with positions by rotation (RoPE, arXiv:2104.09864)
 where that paper added sinusoids to the embedding. A token's weights sum to one, whether or not there is anything worth
 asking: that is why a head that wants nothing parks its attention on the first token.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from explorer.catalogue import Claim, Knob, Paper, mechanism
+from explorer.catalogue import Knob, Paper, mechanism
 from explorer.errors import BadValue
 from explorer.kernels.rotary import rotary
-from explorer.mechanisms.attention.watching import TAPS, watch
+from explorer.mechanisms.attention._softmax_attention_claims import CLAIMS
+from explorer.mechanisms.attention.watching import TAPS, attend
 from explorer.taps import Instrumented
-
-BACKCOPY = {  # the smallest run known to grow a sink: one layer of two heads, copying the last token but one after a trigger
-    "task": "bigram-backcopy", "steps": 700, "horizon": 700, "warmup": 50, "learning_rate": 0.01, "batch": 16,
-    "layers": 1, "n_heads": 2, "feed_forward": "none", "tied": False,
-    "attention_scale": 0.16,  # N(0, 0.02), as in GPT-2: heads begin silent. At 1 they sink even where there are no triggers
-}  # fmt: skip
 
 
 @mechanism(
     "softmax-attention",
-    title="Causal softmax attention",
+    title="Softmax attention",
     family="attention",
     slot="attention",
     paper=Paper("Attention Is All You Need", "A. Vaswani et al.", 2017, "1706.03762"),
@@ -35,6 +29,7 @@ BACKCOPY = {  # the smallest run known to grow a sink: one layer of two heads, c
         "n_heads": Knob(4, "how many heads share the width d_model (the paper: heads of width 64)", low=1, high=64),
         "rope_base": Knob(1e4, "RoPE: the slowest pair turns by 1/base of a radian a token, nearly",
                           low=1, high=1e9, above=True, live=True),
+        "causal": Knob(True, "a token asks itself and those before it, or all", live=True),
     },
     pitfalls=(
         "Softmax cannot say 'nothing': a head without a task still spends its weight, often on token 0 (a sink).",
@@ -43,32 +38,18 @@ BACKCOPY = {  # the smallest run known to grow a sink: one layer of two heads, c
         "Editing `attention` changes the output; the statistics are only read off, so editing those does nothing.",
     ),
     reference="transformers: LlamaAttention",
-    claims=(
-        Claim(
-            "grows-a-sink",
-            "A head with nothing to look for parks its attention on the first token.",
-            source="arXiv:2410.13835 (this task); arXiv:2309.17453",
-            reported="46.7 % of all attention in a model of 15B (arXiv:2505.06708)",
-            metric="sink_share",
-            setup=BACKCOPY,
-            control={"task": {"name": "bigram-backcopy", "trigger_share": 0.0}},
-            control_is="no triggers: the head is never needed",
-            relation=">=",
-            threshold=0.35,
-            why="ten times the 0.036 of even attention",
-        ),
-    ),
+    claims=CLAIMS,
 )  # fmt: skip
 class SoftmaxAttention(Instrumented):
     """x_BTD -> y_BTD. All four projections start at N(0, 1/d_model), the output's like the others; no biases."""
 
     taps = TAPS
 
-    def __init__(self, d_model: int, n_heads: int = 4, rope_base: float = 1e4) -> None:
+    def __init__(self, d_model: int, n_heads: int = 4, rope_base: float = 1e4, causal: bool = True) -> None:
         super().__init__()
         if d_model % (2 * n_heads):
             raise BadValue(f"n_heads={n_heads}: it must split d_model={d_model} into heads of an even width, for RoPE")
-        self.n_heads, self.rope_base, self.kernel = n_heads, rope_base, "sdpa"
+        self.n_heads, self.rope_base, self.causal, self.kernel = n_heads, rope_base, causal, "sdpa"
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
         self.out = nn.Linear(d_model, d_model, bias=False)
         for projection in (self.qkv, self.out):
@@ -79,10 +60,9 @@ class SoftmaxAttention(Instrumented):
         heads = self.qkv(x_BTD).view(B, T, 3 * H, D // H).transpose(1, 2)
         qk, v_BHTd = heads.split((2 * H, H), dim=1)
         q_BHTd, k_BHTd = rotary(qk, self.rope_base).chunk(2, dim=1)  # one rotation for both: half the kernel launches
-        y_BHTd = F.scaled_dot_product_attention(q_BHTd, k_BHTd, v_BHTd, is_causal=True)
-        y_BHTd = watch(self, q_BHTd, k_BHTd, v_BHTd, y_BHTd)
+        y_BHTd = attend(self, q_BHTd, k_BHTd, v_BHTd, causal=self.causal)
         return self.out(y_BHTd.transpose(1, 2).reshape(B, T, D))
 
     def flops(self, T: int) -> float:
-        """Of the scores and of the mean of the values, a token: two a multiply-add, (T + 1) / 2 keys on average."""
-        return 2 * 2.0 * self.out.in_features * (T + 1) / 2
+        """Of the scores and of the mean of the values, a token: two a multiply-add, (T + 1) / 2 keys on average, or T."""
+        return 2 * 2.0 * self.out.in_features * ((T + 1) / 2 if self.causal else T)

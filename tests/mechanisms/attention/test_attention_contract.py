@@ -6,7 +6,8 @@ from explorer.counting import count
 from explorer.errors import BadValue, UnknownName
 
 B, T, D = 3, 7, 24
-NAMES = ["softmax-attention", "gated-attention"]
+NAMES = ["softmax-attention", "gated-attention", "sink-logit", "sigmoid-attention", "forgetting-attention"]
+TURNED = [name for name in NAMES if name != "forgetting-attention"]  # by their position
 STATISTICS = ["*", "/attention"]  # "*" leaves the full map out
 
 
@@ -16,14 +17,18 @@ def module(request):
     return explorer.build(request.param, d_model=D, n_heads=3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+def name_of(module):
+    return next(name for name in NAMES if explorer.spec(name).cls is type(module))
+
+
+@pytest.mark.parametrize("name", TURNED)
 @pytest.mark.parametrize("n_heads", [5, 8, 24])
 def test_heads_must_split_the_width_evenly(name, n_heads):
     with pytest.raises(BadValue, match=rf"n_heads={n_heads}.*d_model=24.*even width"):
         explorer.build(name, d_model=D, n_heads=n_heads)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TURNED)
 @pytest.mark.parametrize("knob, value", [("n_heads", 0), ("n_heads", 65), ("n_heads", 2.5), ("n_heads", "two"),
                                          ("rope_base", 1.0), ("rope_base", -1), ("rope_base", float("nan")),
                                          ("rope_base", float("inf"))])  # fmt: skip
@@ -68,7 +73,7 @@ def test_taps_have_their_declared_axes_and_agree_with_each_other(module):
     table = recording.attention()
     torch.testing.assert_close(torch.tensor(table["first_token_share"].values).float(), A[:, :, 1:, 0].mean((0, 2)))
     assert list(table["head"]) == [0, 1, 2]
-    assert "blocks" in module.kernel
+    assert module.kernel.startswith(("sdpa, attention_mass: ", "rows, attention_mass: "))
 
 
 def test_statistics_are_computed_only_for_those_who_ask(module, monkeypatch):
@@ -96,7 +101,8 @@ def test_an_edited_map_is_obeyed(module):
     def without_first(A):
         A = A.clone()
         A[..., 1:, 0] = 0
-        return A / A.sum(-1, keepdim=True)
+        A[..., 1:, :] /= A[..., 1:, :].sum(-1, keepdim=True)
+        return A
 
     y = module(x)
     with explorer.edit(module, "*/attention", lambda A: A.clone()):
@@ -106,7 +112,7 @@ def test_an_edited_map_is_obeyed(module):
         other = module(torch.cat([torch.randn(B, 1, D), x[:, 1:]], 1))
     torch.testing.assert_close(evicted[:, 0], y[:, 0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(evicted[:, 1:], other[:, 1:])
-    assert (evicted[:, 1:] - y[:, 1:]).abs().max() > 1e-2
+    assert (evicted[:, 1:] - y[:, 1:]).abs().max() > 1e-3
 
 
 def test_no_token_sees_a_later_one(module):
@@ -122,7 +128,8 @@ def test_one_token(module):
         y = module(x)
     y.sum().backward()
     assert y.shape == (B, 1, D) and y.isfinite().all() and x.grad.isfinite().all()
-    assert (recording.last("/received") == 1).all()
+    received, lacks = recording.last("/received"), name_of(module) in ("sink-logit", "sigmoid-attention")
+    assert ((received > 0) & (received < 1)).all() if lacks else (received == 1).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -162,19 +169,38 @@ def test_compiles_in_one_graph_also_while_it_is_recorded_and_edited(module):
     with explorer.edit(module, "*/attention", lambda A: A.roll(1, 0)):
         edited = module(x)
         torch.testing.assert_close(compiled(x), edited)
-    assert (edited - y).abs().max() > 1e-2
+    assert (edited - y).abs().max() > 1e-3
 
 
 def test_flops_count_the_pairs_that_attend(module):
-    pairs = sum(1 for t in range(T) for s in range(T) if s <= t)
+    forms_the_map = name_of(module) == "sigmoid-attention"
+    pairs = sum(1 for t in range(T) for s in range(T) if s <= t or forms_the_map)
     assert module.flops(T) == 2 * 2 * D * pairs / T  # a score and a value, a multiply-add each channel
-    linear = 2 * sum(p.numel() for p in module.parameters())
+    linear = 2 * sum(p.numel() for p in module.parameters() if p.ndim == 2)
     assert count(module, T).flops == linear + module.flops(T)
 
 
-def test_the_rotation_base_may_change_in_the_middle_of_a_run(module):
-    x = torch.randn(B, T, D)
+@pytest.mark.parametrize("name", TURNED)
+def test_the_rotation_base_may_change_in_the_middle_of_a_run(name):
+    module, x = explorer.build(name, d_model=D, n_heads=3), torch.randn(B, T, D)
     y = module(x)
-    assert explorer.spec("softmax-attention").knobs["rope_base"].live
+    assert explorer.spec(name).knobs["rope_base"].live
     module.rope_base = 100.0
-    assert (module(x) - y).abs().max() > 1e-3
+    assert (module(x) - y).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_looking_both_ways(name):
+    """Without the arrow of time every token sees all: the last one says the same, the first one does not."""
+    module, x = explorer.build(name, d_model=D, n_heads=3), torch.randn(B, T, D)
+    y = module(x)
+    module.causal = False
+    both = module(x)
+    torch.testing.assert_close(both[:, -1], y[:, -1])
+    assert (both[:, 0] - y[:, 0]).abs().max() > 1e-3
+    with explorer.record(module, STATISTICS) as seen:
+        assert torch.equal(module(x), both)
+    A = seen.last("/attention")
+    assert (A > 0).all()
+    torch.testing.assert_close(seen.last("/received"), A.mean(-2))
+    assert module.flops(T) == 2 * 2 * D * T

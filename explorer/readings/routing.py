@@ -1,81 +1,17 @@
-"""Readings: numbers read off a finished experiment on its held-out data, each by its name.
-
-One definition for the claims and for `compare`, so that a number means the same in both tables. Where a model has several
-layers the reading says how they become one number; where a mechanism has nothing of the kind it is NaN.
-"""
+"""Readings of any run: its loss; and of routers: balance, sureness, specialisation, causality."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from explorer import metrics
-from explorer.errors import BadValue, unknown
-from explorer.experiment import POINTS, Experiment
+from explorer.experiment import POINTS
+from explorer.readings.run import Run, reads
 from explorer.recording import Recording
 from explorer.tasks import Batch
-
-
-class Run:
-    """An experiment and what its gates decided on the held-out data, at the end and at the moments somebody asked for.
-
-    A moment is a share of the run: 0 before the first step, 1 at the end.
-    """
-
-    def __init__(self, experiment: Experiment) -> None:
-        self.experiment = experiment
-        self._seen: dict[float, tuple[float, Recording]] = {}
-
-    @classmethod
-    def through(cls, experiment: Experiment, steps: int, moments: tuple[float, ...] = ()) -> "Run":
-        """Train for `steps` steps and look at the held-out data on the way."""
-        run = cls(experiment)
-        for moment in sorted(set(moments) - {1.0}):
-            experiment.run(round(moment * steps) - experiment.step)
-            run._seen[moment] = experiment.examine()
-        experiment.run(steps - experiment.step)
-        return run
-
-    def look(self, moment: float = 1.0) -> tuple[float, Recording]:
-        """(loss, recording) of the held-out data at a moment."""
-        if moment == 1.0 and moment not in self._seen:
-            self._seen[moment] = self.experiment.examine()
-        if moment not in self._seen:
-            raise BadValue(f"nobody looked at this run after {moment:.0%} of its steps")
-        return self._seen[moment]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A function of a Run, and the moments at which it wants the held-out data looked at."""
-
-    function: Callable[[Run], float]
-    moments: tuple[float, ...] = (1.0,)
-
-    def __call__(self, run: Run) -> float:
-        return float(self.function(run))
-
-
-READINGS: dict[str, Reading] = {}
-
-
-def reading(name: str) -> Reading:
-    """The reading of that name."""
-    if name not in READINGS:
-        raise unknown("reading", name, READINGS)
-    return READINGS[name]
-
-
-def _reads(*moments: float) -> Callable[[Callable[[Run], Any]], Callable[[Run], Any]]:
-    def register(function: Callable[[Run], Any]) -> Callable[[Run], Any]:
-        READINGS[function.__name__] = Reading(function, moments or (1.0,))
-        return function
-
-    return register
-
 
 # -- what the layers decided ---------------------------------------------------------------------------------------------
 
@@ -107,13 +43,13 @@ def _counts(seen: Recording, layer: str) -> Tensor:
 # -- loss ----------------------------------------------------------------------------------------------------------------
 
 
-@_reads()
+@reads()
 def held_out_loss(run: Run) -> float:
     """The task's loss on the held-out data: nats a token, or MSE / Var(y) on vectors."""
     return run.look()[0]
 
 
-@_reads()
+@reads()
 def training_loss(run: Run) -> Tensor:
     """Mean over the last tenth of the steps, without auxiliary losses."""
     losses = run.experiment.losses()
@@ -123,25 +59,25 @@ def training_loss(run: Run) -> Tensor:
 # -- balance ---------------------------------------------------------------------------------------------------------------
 
 
-@_reads()
+@reads()
 def max_violation(run: Run) -> Tensor:
     """MaxVio of what the tokens asked for, of the worst layer (which one collapses differs from seed to seed)."""
     return _layers(run, lambda seen, layer: metrics.max_violation(_counts(seen, layer))).max()
 
 
-@_reads()
+@reads()
 def load_entropy(run: Run) -> Tensor:
     """Normalised entropy of the loads asked for, of the worst layer."""
     return _layers(run, lambda seen, layer: metrics.load_entropy(_counts(seen, layer))).min()
 
 
-@_reads()
+@reads()
 def dead_experts(run: Run) -> Tensor:
     """Share of the experts below 1 % of the mean load, of the worst layer."""
     return _layers(run, lambda seen, layer: metrics.dead_experts(_counts(seen, layer))).max()
 
 
-@_reads()
+@reads()
 def empty_slots(run: Run) -> float:
     """Share of the slots without an expert, mean over the layers, the held-out data cut into batches of the training's size.
 
@@ -150,7 +86,7 @@ def empty_slots(run: Run) -> float:
     return _in_batches(run, metrics.drop_rate)
 
 
-@_reads()
+@reads()
 def tokens_without_expert(run: Run) -> float:
     """Share of the tokens that no expert takes, mean over the layers, in batches as `empty_slots`."""
     return _in_batches(run, metrics.token_drop_rate)
@@ -170,13 +106,13 @@ def _in_batches(run: Run, measure: Callable[[Tensor], Tensor]) -> float:
 # -- sureness, specialisation and how early it comes -----------------------------------------------------------------------
 
 
-@_reads()
+@reads()
 def token_entropy(run: Run) -> Tensor:
     """How undecided the router is about a token (0 sure, 1 even), mean over the layers."""
     return _layers(run, lambda seen, layer: metrics.token_entropy(seen.last(f"{layer}/probs"))).mean()
 
 
-@_reads()
+@reads()
 def nmi(run: Run) -> Tensor:
     """I(first expert; label) / H(label), mean over the layers."""
 
@@ -187,7 +123,7 @@ def nmi(run: Run) -> Tensor:
     return _layers(run, measure).mean()
 
 
-@_reads()
+@reads()
 def vocabulary_first_layer(run: Run) -> Tensor:
     """I(first expert; input token) / H(first expert) of the first layer."""
 
@@ -203,7 +139,7 @@ def _saturation(run: Run, moment: float) -> Tensor:
     return _layers(run, lambda seen, layer: metrics.saturation(asked(seen, layer), asked(final, layer)), moment)
 
 
-@_reads(0.4, 1.0)
+@reads(0.4, 1.0)
 def saturation(run: Run) -> Tensor:
     """Router saturation after 40 % of the run, of the layer that has settled least."""
     return _saturation(run, 0.4).min()
@@ -220,31 +156,31 @@ def _saturation_by_chance(run: Run, moment: float) -> Tensor:
     return _layers(run, measure, moment)
 
 
-@_reads(0.4, 1.0)
+@reads(0.4, 1.0)
 def saturation_by_chance(run: Run) -> Tensor:
     """What `saturation` would be by the loads alone, of the layer where it is most."""
     return _saturation_by_chance(run, 0.4).max()
 
 
-@_reads(0.4, 1.0)
+@reads(0.4, 1.0)
 def saturation_first_layer(run: Run) -> Tensor:
     """Router saturation after 40 % of the run, of the first layer."""
     return _saturation(run, 0.4)[0]
 
 
-@_reads(0.4, 1.0)
+@reads(0.4, 1.0)
 def saturation_last_layer(run: Run) -> Tensor:
     """Router saturation after 40 % of the run, of the last layer."""
     return _saturation(run, 0.4)[-1]
 
 
-@_reads(0.01, 1.0)
+@reads(0.01, 1.0)
 def saturation_early(run: Run) -> Tensor:
     """Router saturation after 1 % of the run, mean over the layers."""
     return _saturation(run, 0.01).mean()
 
 
-@_reads(0.01, 1.0)
+@reads(0.01, 1.0)
 def saturation_early_by_chance(run: Run) -> Tensor:
     """What `saturation_early` would be by the loads alone, mean over the layers."""
     return _saturation_by_chance(run, 0.01).mean()
@@ -253,7 +189,7 @@ def saturation_early_by_chance(run: Run) -> Tensor:
 # -- causality -------------------------------------------------------------------------------------------------------------
 
 
-@_reads()
+@reads()
 def future_flips(run: Run) -> Tensor:
     """Share of the predictions in the first half of a sequence that change when it goes on as another sequence does.
 
@@ -273,29 +209,3 @@ def _predictions(run: Run, inputs: Tensor) -> Tensor:
             return model(inputs.to(run.experiment.device)).argmax(-1).cpu()
     finally:
         model.train()
-
-
-# -- attention -------------------------------------------------------------------------------------------------------------
-
-SETTLED = 8  # queries before this one see too few keys to be told from a sink
-
-
-@_reads()
-def sink_share(run: Run) -> float:
-    """Attention on the first token by the queries with nothing to look for (label 0, from the 8th on): the strongest head's."""
-    seen = run.experiment.examine(watch="*/attention")[1]
-    idle = seen.last("/labels") == 0
-    maps = [seen.last(path) for path in seen.paths() if path.endswith("/attention")]
-    return max(metrics.first_token_share(one, skip=SETTLED, valid=idle).max().item() for one in maps)
-
-
-@_reads()
-def gate_auc(run: Run) -> float:
-    """How well an attention gate tells tokens of label 1 from the others (0.5: not at all, 1: always): the worst head's."""
-    seen = run.look()[1]
-    labels = seen.last("/labels")[:, SETTLED:].contiguous()
-    heads: list[Tensor] = []
-    for path in seen.paths():
-        if path.endswith("/gate") and seen.header["axes"][path] == "B T H d":
-            heads += [gate.contiguous() for gate in seen.last(path)[:, SETTLED:].mean(-1).unbind(-1)]
-    return min((metrics.gate_auc(gate, labels).item() for gate in heads), default=math.nan)
