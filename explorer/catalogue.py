@@ -173,7 +173,7 @@ class Spec:
         return whole
 
 
-KNOB_IN_EQUATION = re.compile(r"\\knob\{(\w+)\}\{([^{}]*)\}")
+KNOB_IN_EQUATION = re.compile(r"\\knob\{(\w+)\}\{((?:[^{}]|\{[^{}]*\})*)\}")  # the symbol may have braces of its own
 
 
 def _number(value: Any) -> str:
@@ -206,6 +206,8 @@ def mechanism(name: str, **card: Any) -> Callable[[Module], Module]:
                 raise BadValue(
                     f"{name}: knob {knob!r} says {declared.default!r}, the constructor {defaults.get(knob)!r}"
                 )
+        if r"\knob" in KNOB_IN_EQUATION.sub("", spec.equation):
+            raise BadValue(f"{name}: its equation has a \\knob that is not written \\knob{{name}}{{symbol}}")
         for knob, _ in KNOB_IN_EQUATION.findall(spec.equation):
             if knob not in spec.knobs:
                 raise BadValue(f"{name}: its equation names a knob {knob!r} that it does not have")

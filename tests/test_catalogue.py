@@ -181,6 +181,7 @@ def test_a_card_that_fits_enters(shelf):
         ({"knobs": {"size": Knob(4, "how many")}}, "knob 'size' says 4, the constructor 3"),
         ({"knobs": {"size": Knob(3, "how many"), "colour": Knob("red", "of it")}}, "knob 'colour' says 'red'"),
         ({"knobs": {}}, "constructor arguments without a Knob: size"),
+        ({"equation": r"y = \knob{size} x"}, "a \\\\knob that is not written"),
     ],
 )
 def test_a_card_that_does_not_fit_its_class_is_refused(shelf, changes, complaint):

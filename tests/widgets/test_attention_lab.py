@@ -359,3 +359,10 @@ def test_the_recorded_run_is_of_this_lab_shows_its_sink_and_needs_no_script(lab)
         assert "<script" not in content and "http" not in content.replace("http://www.w3.org", "")
         assert "seed 0" in content and "step 1000" in content
         assert "2 of 2 heads spend more than 30%" in content
+
+
+def test_a_line_parts_the_layers_in_the_picture_of_births():
+    lab = make("layers=3")
+    lab.one_step()
+    parts = [one for one in lab.charts["birth"].frame["figure"]["layout"]["shapes"] if one["y0"] == one["y1"]]
+    assert [one["y0"] for one in parts] == [1.5, 3.5]

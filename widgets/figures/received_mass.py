@@ -53,7 +53,7 @@ def heads_by_tokens(
     y_axis: Plain = {"type": "category", "autorange": "reversed", "title": {"text": ""}}
     y_axis |= {"nticks": FEW_ROWS} if len(rows) > FEW_ROWS else {}
     axes: Plain = {
-        "xaxis": token_axis("token", heat["x"]),
+        "xaxis": token_axis("token", heat["x"], room=200),
         "yaxis": y_axis,
         "showlegend": False,
         "hovermode": "closest",

@@ -24,7 +24,7 @@ def advice(s: Scene) -> str:
 def _of_the_answers(s: Scene) -> list[str]:
     if s.moment.right is None or special.has_tasks(s):
         return []
-    return [f"{s.moment.right:.0%} of the held-out digits are read correctly (guessing: 10%)."]
+    return [f"{s.moment.right:.0%} of {special.PICTURES} held-out digits are read correctly (guessing: 10%)."]
 
 
 def _of_the_sink(s: Scene) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from explorer.experiment import Experiment
 from explorer.kernels import hopfield
 from explorer.tasks import SplitDigits
-from explorer.tasks.split_digits import PER_TASK, TASKS, accuracies
+from explorer.tasks.split_digits import PER_TASK, TASKS
 
 if TYPE_CHECKING:
     from widgets.states.attention_view import Scene
@@ -24,6 +24,7 @@ CORNER = 3.0  # how far from the middle a cluster lies
 BETAS = 10 ** torch.linspace(-2, 1.5, 36)
 SIDE = 61  # points along one side of the energy's picture
 SPAN = 4.5
+PICTURES = 120  # held-out ones that are read with every look
 
 
 # -- gated-positional ----------------------------------------------------------------------------------------------------
@@ -115,26 +116,33 @@ def regimes(seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 # -- class-attention-gate ------------------------------------------------------------------------------------------------
-def tasks_known(experiment: Experiment) -> Tensor | None:
-    """(A,): the accuracy on every task so far, the task known; None where the data do not come as tasks."""
-    if not isinstance(experiment.task, SplitDigits):
-        return None
-    begun = experiment.data.stage(max(0, experiment.step - 1))[0] + 1
-    return accuracies(experiment, begun, known=True)
+def pictures_read(experiment: Experiment) -> tuple[Tensor | None, float | None]:
+    """(tasks (A,), right): how many of the held-out pictures are read correctly now, 0..1; None where inputs have no label.
 
-
-def share_right(experiment: Experiment) -> float | None:
-    """0..1: of the held-out pictures, those whose largest output is their label; None where an input has no one label."""
+    tasks: where the data come as tasks, for each that has begun, one digit of the task's two being the answer; NaN for those
+    to come. right: of all those digits together, any that has come being the answer.
+    """
     data = experiment.data
     if data.kind != "sequences" or not data.pooled:
-        return None
+        return None, None
+    batch, begun = data.held_out(), TASKS
     if isinstance(experiment.task, SplitDigits):
         begun = data.stage(max(0, experiment.step - 1))[0] + 1
-        return float(accuracies(experiment, begun).nanmean())
-    batch, model = data.held_out(), copy.deepcopy(experiment.model).eval()  # nobody records a copy
+        chosen = batch.labels < PER_TASK * begun
+    else:
+        chosen = torch.arange(len(batch.labels)) < PICTURES  # enough for a percentage, and soon read
+    labels_B, model = batch.labels[chosen], copy.deepcopy(experiment.model).eval()  # nobody records a copy
     with torch.no_grad():
-        outputs = model(batch.inputs.to(experiment.device)).cpu()
-    return float((outputs.argmax(-1) == batch.labels).float().mean())
+        outputs_BC = model(batch.inputs[chosen].to(experiment.device)).cpu()
+    right = float((outputs_BC[:, : PER_TASK * begun].argmax(1) == labels_B).float().mean())
+    if not isinstance(experiment.task, SplitDigits):
+        return None, right
+    task_B, tasks_A = labels_B // PER_TASK, torch.full((TASKS,), torch.nan)
+    own_B2 = outputs_BC.unflatten(1, (TASKS, PER_TASK))[torch.arange(len(labels_B)), task_B]
+    known_B = own_B2.argmax(1) == labels_B % PER_TASK
+    for task in range(begun):
+        tasks_A[task] = known_B[task_B == task].float().mean()
+    return tasks_A, right
 
 
 def has_tasks(s: "Scene") -> bool:

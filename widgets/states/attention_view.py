@@ -118,8 +118,8 @@ class Moment:
     largest: Tensor
     median: Tensor
     own: dict[str, list[Tensor]] = field(default_factory=dict)
-    tasks: Tensor | None = None  # of data that come as tasks: attention_special.tasks_known
-    right: float | None = None  # share of the held-out pictures: attention_special.share_right
+    tasks: Tensor | None = None  # both: attention_special.pictures_read
+    right: float | None = None
 
 
 def look(experiment: Experiment, probe: Probe) -> Moment:
@@ -140,8 +140,7 @@ def look(experiment: Experiment, probe: Probe) -> Moment:
         experiment.step, loss, torch.cat(firsts), torch.cat(missing).clamp(min=0),
         torch.cat([metrics.received_mass(one[:1], causal=causal)[0] for one in maps]),
         torch.cat(values) if values else None, kept, torch.cat(gates) if gates else None, _all_gate_values(seen, layers),
-        stream.amax((1, 2, 3)), stream.flatten(1).median(-1).values, _own(seen, layers), special.tasks_known(experiment),
-        special.share_right(experiment),
+        stream.amax((1, 2, 3)), stream.flatten(1).median(-1).values, _own(seen, layers), *special.pictures_read(experiment),
     )  # fmt: skip
 
 

@@ -114,6 +114,7 @@ function cellsOf(plot, trace, drawn) {
     context.putImageData(image, 0, 0);
     images[0].setAttribute("href", canvas.toDataURL());
     images[0].removeAttribute("xlink:href");
+    images[0].style.imageRendering = "pixelated"; // of a picture with gaps plotly asks for none, and the browser blurs it
   };
 }
 

@@ -28,7 +28,7 @@ from explorer.taps import Instrumented
     lab="Microsoft Research",
     summary="A gate on pooled queries and keys learns which blocks of the attention map are worth computing.",
     equation=r"p^h_{mn} = \operatorname*{softmax}_{n \le m} \frac{\bar q^h_m U^h \cdot [\max k^h_n; \min k^h_n; \bar k^h_n] "
-    r"W^h}{\sqrt{g}}, \qquad \mathcal{L} = \operatorname{KL}\Big(\frac{G_{mn}}{\sum_{n'} G_{mn'}} \Big\| p_{mn}\Big), \quad "
+    r"W^h}{\sqrt{g}}, \qquad \mathcal{L} = \operatorname{KL}\Big(\frac{G_{mn}}{\sum_{n'} G_{mn'}} \,\|\, p_{mn}\Big), \quad "
     r"G_{mn} = \max_{t \in m, s \in n} A_{ts}",
     knobs={
         "n_heads": Knob(4, "how many heads share the width d_model", low=1, high=64),
