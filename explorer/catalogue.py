@@ -206,17 +206,22 @@ def mechanism(name: str, **card: Any) -> Callable[[Module], Module]:
                 raise BadValue(
                     f"{name}: knob {knob!r} says {declared.default!r}, the constructor {defaults.get(knob)!r}"
                 )
-        if r"\knob" in KNOB_IN_EQUATION.sub("", spec.equation):
-            raise BadValue(f"{name}: its equation has a \\knob that is not written \\knob{{name}}{{symbol}}")
-        for knob, _ in KNOB_IN_EQUATION.findall(spec.equation):
-            if knob not in spec.knobs:
-                raise BadValue(f"{name}: its equation names a knob {knob!r} that it does not have")
+        _check_equation(spec)
         if missing := defaults.keys() - spec.knobs.keys():
             raise BadValue(f"{name}: constructor arguments without a Knob: {', '.join(sorted(missing))}")
         _SPECS[name] = spec
         return cls
 
     return register
+
+
+def _check_equation(spec: Spec) -> None:
+    """Every knob in it is written as one, and is one."""
+    if r"\knob" in KNOB_IN_EQUATION.sub("", spec.equation):
+        raise BadValue(f"{spec.name}: its equation has a \\knob that is not written \\knob{{name}}{{symbol}}")
+    for knob, _ in KNOB_IN_EQUATION.findall(spec.equation):
+        if knob not in spec.knobs:
+            raise BadValue(f"{spec.name}: its equation names a knob {knob!r} that it does not have")
 
 
 def _cards() -> dict[str, Spec]:
