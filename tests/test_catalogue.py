@@ -51,9 +51,7 @@ def test_a_misspelt_name_is_one_sentence_with_a_suggestion(ask, message):
 
 
 def test_a_name_like_no_other_lists_what_there_is():
-    with pytest.raises(
-        UnknownName, match=r"^no mechanism 'zzz'; there are: activation-dense-to-sparse, .*, \.\.\.$"
-    ):
+    with pytest.raises(UnknownName, match=r"^no mechanism 'zzz'; there are: activation-dense-to-sparse, .*, \.\.\.$"):
         explorer.build("zzz")
     assert str(unknown("tap", "a", [])) == "no tap 'a'; there are: none"
     assert str(unknown("tap", "zz", [f"tap{i}" for i in range(99)])).endswith(", ...")
