@@ -8,6 +8,7 @@ from explorer.errors import ExplorerError
 
 if TYPE_CHECKING:
     from explorer import metrics
+    from explorer.checkpoints.checkpoint import Checkpoint, open_checkpoint
     from explorer.claims import Verdict, verify
     from explorer.comparison import compare
     from explorer.experiment import Experiment, Step
@@ -20,16 +21,17 @@ __version__ = "0.1.0"
 # What needs torch is imported at its first use: the server of a class and `gating-explorer --help` never need it.
 # No public name may also be the name of a module of its own here: importing that module would put it over the name.
 _LAZY = {
-    "Experiment": "experiment", "Instrumented": "taps", "Recording": "recording", "Step": "experiment",
-    "Verdict": "claims", "compare": "comparison", "edit": "taps", "record": "recorder", "verify": "claims",
+    "Checkpoint": "checkpoints.checkpoint", "Experiment": "experiment", "Instrumented": "taps", "Recording": "recording",
+    "Step": "experiment", "Verdict": "claims", "compare": "comparison", "edit": "taps",
+    "open_checkpoint": "checkpoints.checkpoint", "record": "recorder", "verify": "claims",
 }  # fmt: skip
 _MODULES = (
     "claims", "experiment", "kernels", "mechanisms", "metrics", "models", "recording", "taps", "tasks", "training",
 )  # fmt: skip
 
 __all__ = [
-    "Claim", "Experiment", "ExplorerError", "Instrumented", "Knob", "Paper", "Recording", "Spec", "Step", "Verdict", "build",
-    "catalogue", "compare", "edit", "metrics", "names", "record", "spec", "verify",
+    "Checkpoint", "Claim", "Experiment", "ExplorerError", "Instrumented", "Knob", "Paper", "Recording", "Spec", "Step",
+    "Verdict", "build", "catalogue", "compare", "edit", "metrics", "names", "open_checkpoint", "record", "spec", "verify",
 ]  # fmt: skip
 
 

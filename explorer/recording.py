@@ -180,6 +180,27 @@ class Recording:
 
         return load(path)
 
+    @classmethod
+    def from_sglang(cls, path: Any) -> "Recording":
+        """Read what sglang's expert distribution recorder dumped (`.pt`, or `.csv` of old versions)."""
+        from explorer.checkpoints.sglang import from_sglang
+
+        return from_sglang(path)
+
+    @classmethod
+    def from_vllm(cls, path: Any, experts: int | None = None) -> "Recording":
+        """Read responses of vLLM with routed experts (JSON or JSON lines), or the ids alone (`.npy`: token, layer, slot)."""
+        from explorer.checkpoints.vllm import from_vllm
+
+        return from_vllm(path, experts)
+
+    @classmethod
+    def from_olmoe(cls, path: Any, experts: int | None = None) -> "Recording":
+        """Read the JSON lines of OLMoE's analysis script; experts: how many a layer has, which the file does not say."""
+        from explorer.checkpoints.olmoe_jsonl import from_olmoe
+
+        return from_olmoe(path, experts)
+
     # -- writing ---------------------------------------------------------------------------------------------------
     def add(self, step: int, heard: list[tuple[str, str, Tensor]], tensors: bool) -> None:
         """Take in what the taps of one step said; `tensors`: keep them, not only their summaries."""

@@ -1,4 +1,4 @@
-"""The command line: gating-explorer serve | lab | list | train | verify | balance | bench.
+"""The command line: gating-explorer serve | lab | list | train | verify | balance | inspect | bench.
 
 Nothing here imports torch before a command needs it, so that --help and a mistyped option answer at once. Results go to
 stdout, progress to stderr, and what goes wrong is one sentence there.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from explorer.cli import balance, train, verify
+from explorer.cli import balance, inspect, train, verify
 from explorer.cli.output import show_table
 
 if TYPE_CHECKING:
@@ -232,6 +232,7 @@ def _range(knob: "Knob") -> str:
 command("train")(train.train)
 command("verify")(verify.verify)
 command("balance")(balance.balance)
+command("inspect")(inspect.inspect)
 
 
 # -- speed -------------------------------------------------------------------------------------------------------------

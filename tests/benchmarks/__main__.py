@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # both sides of every ratio run o
 import torch
 
 from explorer.taps import Instrumented
-from tests.benchmarks import in_browser, machine, page_start, routers, sinks, starting
+from tests.benchmarks import checkpoints, in_browser, machine, page_start, routers, sinks, starting
 from tests.benchmarks.peers import explorer_step, floor, mixtral
 from tests.benchmarks.rounds import Row, cost, faster, measure
 
@@ -95,6 +95,7 @@ PARTS = {
     "sinks": sinks.rows,
     "gpu": sinks.gpu,
     "start": starting.rows,
+    "checkpoints": checkpoints.rows,
     "threads": machine.threads,
     "malloc": machine.malloc,
     "browser": in_browser.rows,

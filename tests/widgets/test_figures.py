@@ -12,6 +12,7 @@ from widgets.figures import (
     balance,
     balance_methods,
     bias_trajectory,
+    by_layer,
     coactivation_map,
     drops,
     entropy,
@@ -78,9 +79,12 @@ FULL = {
         recovered_families,
         (torch.rand(4, 6, 2), [0, 0, 1, 1], [2, 2, 0, 1], ["a", "b"], 0.5),
     ),
+    "by_layer": lambda: (by_layer, ([[1, 2, 4.0], [3, 1, 2.0]], ["layer 0", "layer 1"], "Row lengths")),
     **{name: lambda one=one: one for name, one in attention_pictures.FULL.items()},
 }
+UNTRAINED = {"by_layer": "There are no such numbers in this checkpoint."}  # of what nobody trains here
 EMPTY = {
+    "by_layer": (by_layer, ([], [], "Row lengths")),
     "loss_curve": (loss_curve, ([], [])),
     "load_over_steps": (load_over_steps, ([], np.zeros((0, 3)))),
     "balance": (balance, ([], {})),
@@ -142,9 +146,10 @@ def test_without_data_there_is_one_grey_sentence_and_no_axes(name):
     picture, arguments = EMPTY[name]
     figure = picture(*arguments)
     assert not figure.data
-    assert [note.text for note in figure.layout.annotations] == ["Nothing to show yet: press Train or Step."]
+    sentence = UNTRAINED.get(name, "Nothing to show yet: press Train or Step.")
+    assert [note.text for note in figure.layout.annotations] == [sentence]
     assert figure.layout.xaxis.visible is False and figure.layout.yaxis.visible is False
-    assert "Nothing to show yet" in summary_of(figure)
+    assert sentence in summary_of(figure)
 
 
 def test_all_pictures_are_tested():

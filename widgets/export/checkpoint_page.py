@@ -47,15 +47,17 @@ def _parts(report: Mapping[str, Any]) -> Iterator[Part]:
         yield Prose("What attention found is multiplied by a gate, which is computed of the same token.")
         yield RawHtml(_table(report["output_gates"], GATES, "Output gates of attention"))
     yield Heading("What is not known")
-    yield Prose("\n\n".join((*report["damaged"], *report["unknown"])) or "Nothing was left open.")
+    left = [clean(sentence, 300) for sentence in (*report["damaged"], *report["unknown"])]
+    yield Prose("\n\n".join(left) or "Nothing was left open.")
 
 
 def _facts(report: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{report['architecture']}: {report['tensors']:,} tensors, {report['bytes']:,} bytes. Read from its files alone."
+    size = f"{report['tensors']:,} tensors, {report['bytes']:,} bytes"
+    yield f"{clean(report['architecture'])}: {size}. Read from its files alone."
     if report["routers"]:
         chosen = f"; a token gets {report['chosen']}" if report["chosen"] else ""
         yield f"{len(report['routers'])} layers route tokens to {report['experts']} experts each{chosen}."
-        yield f"The rule: {report['rule']}."
+        yield f"The rule: {clean(report['rule'], 300)}."
 
 
 def _of_experts(report: Mapping[str, Any]) -> Iterator[Part]:
@@ -99,11 +101,11 @@ def _of_pairs(pairs: Mapping[str, Any] | None) -> Iterator[Part]:
         title = "Likeness of the experts' matrices"
         yield Chart(router_cosine.as_dict(_numbers(pairs["similarity"]), layer, title), label=title)
         yield Prose(
-            f"Compared: {pairs['sample']}. Experts that began as copies of one another are alike; experts that began from "
-            "random numbers are not, even where they do the same, as their neurons stand in another order."
+            f"Compared: {clean(pairs['sample'], 300)}. Experts that began as copies of one another are alike; experts that "
+            "began from random numbers are not, even where they do the same, as their neurons stand in another order."
         )
     if pairs["without"]:
-        yield Prose(pairs["without"])
+        yield Prose(clean(pairs["without"], 300))
 
 
 def _numbers(rows: Sequence[Sequence[float | None]]) -> list[list[float]]:

@@ -9,6 +9,7 @@ from widgets.figures.attention_map import attention_map
 from widgets.figures.balance import balance, entropy
 from widgets.figures.balance_methods import balance_methods
 from widgets.figures.block_masks import block_masks
+from widgets.figures.by_layer import by_layer
 from widgets.figures.compare import measure_by_router, quality_by_flops
 from widgets.figures.cursor import with_cursor
 from widgets.figures.drops import bias_trajectory, drops
@@ -48,6 +49,7 @@ __all__ = [
     "balance_methods",
     "bias_trajectory",
     "block_masks",
+    "by_layer",
     "coactivation_map",
     "dress",
     "drops",
