@@ -37,9 +37,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) -e .
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
+$(VENV)/.installed-test: $(VENV)/.installed tests/alone.txt
 	@echo "Installing what the tests need ..."
 	@$(PIP) -e '.[test]'
+	@$(PIP) --no-deps -r tests/alone.txt
 	@touch $@
 
 test: lint types unit notebooks browser  ## lint, types, unit tests, notebooks, browser: a quarter of an hour on two cores

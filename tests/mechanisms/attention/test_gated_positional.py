@@ -28,7 +28,7 @@ def their_gpsa():
     """timm's class out of its file: the package itself wants torchvision, which nothing here needs."""
     found = importlib.util.find_spec("timm")
     if found is None:
-        pytest.skip("timm is not installed: pip install timm, or the test extra")
+        pytest.skip("timm is not installed: pip install --no-deps -r tests/alone.txt")
     tree = ast.parse((Path(found.origin).parent / "models" / "convit.py").read_text(encoding="utf-8"))
     (definition,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "GPSA"]
     scope = {"torch": torch, "nn": nn, "register_notrace_module": lambda cls: cls}
