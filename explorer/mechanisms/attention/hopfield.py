@@ -91,6 +91,7 @@ def _measure(name: str, seed: int) -> tuple[float, float]:
             setup={"task": "bigram-backcopy", "steps": 300, "horizon": 300, "warmup": 50, "learning_rate": 0.01, "batch": 16,
                    "layers": 1, "n_heads": 2, "feed_forward": "none", "tied": False, "attention_scale": 0.16, "updates": 3},
             control={"updates": 1}, control_is="one update", effect="ratio", threshold=None,
+            why="the paper says as a rule, and gives no figure to hold it to",
         ),
     ),
 )  # fmt: skip
