@@ -26,7 +26,7 @@ def test_every_mechanism_trains_on_every_task_it_fits(mechanism, task):
     data, slot = TASKS[task]().build(0), explorer.spec(mechanism).slot
     unfit = {"vectors": ("attention", "stack", "readout"), "tokens": ("readout",), "sequences": ("stack",)}[data.kind]
     if slot in unfit or (slot == "readout" and not data.pooled):
-        with pytest.raises(BadValue, match="task of tokens|task of pictures|at every position"):
+        with pytest.raises(BadValue, match=r"task of tokens|task of pictures|at every position"):
             small(mechanism, task=task)
         return
     run = small(mechanism, task=task).run(3)
