@@ -60,7 +60,6 @@ def _spans(low: int, high: int, rows: int, start: int) -> list[Span]:
     return [Span(a - low + start, b - low + start, a, b) for a, b in pairwise(edges)]
 
 
-@torch.compiler.assume_constant_result
 @lru_cache(maxsize=32)
 def _places(T: int, stride: int) -> Tensor:
     """(2 * strata,) two different queries of each stratum, from a generator of its own: nobody's seed is used up."""
@@ -68,3 +67,7 @@ def _places(T: int, stride: int) -> Tensor:
     with torch.inference_mode(False):
         within = torch.rand(strata, 2 * stride, generator=torch.Generator().manual_seed(T)).topk(2).indices
         return (within + 1 + torch.arange(strata)[:, None] * 2 * stride).flatten()
+
+
+# what torch.compiler.assume_constant_result does, which would import the compiler: two seconds for everybody
+_places._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from explorer.catalogue import Knob, Paper, mechanism
 from explorer.errors import BadValue
@@ -86,6 +85,10 @@ class SigmoidAttention(Instrumented):
         given = (block, k_BHTd[:, :, :seen], v_BHTd[:, :, :seen], start)
         if seen <= ROWS or not torch.is_grad_enabled():
             return self.look(*given)
+        from torch.utils.checkpoint import (
+            checkpoint,
+        )  # imports the compiler: two seconds that a small page cannot spare
+
         found: Tensor = checkpoint(self.look, *given, use_reentrant=False)
         return found
 
