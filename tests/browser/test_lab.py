@@ -212,9 +212,9 @@ def test_the_page_as_one_file_opens_without_a_network(lab: Page, chromium: Brows
     alone = context.new_page()
     errors = _watch(alone)
     alone.goto(path.as_uri())
-    expect(alone.locator(".js-plotly-plot .main-svg").first).to_be_visible()
+    expect(alone.locator(".js-plotly-plot .main-svg").first).to_be_visible(timeout=60_000)
     until_drawn = "document.querySelectorAll('.js-plotly-plot .main-svg').length"
-    for _ in range(50):
+    for _ in range(200):
         if alone.evaluate(until_drawn) >= 10:
             break
         alone.wait_for_timeout(200)

@@ -18,4 +18,6 @@ def listing(code: str, theme: str = "light") -> W.HTML:
     from pygments.lexers import PythonLexer
 
     style = HtmlFormatter(style="github-dark" if theme == "dark" else "default", noclasses=True, nobackground=True)
-    return W.HTML(highlight(code, PythonLexer(), style).replace("$", "&#36;")).add_class("ge-code")
+    coloured = highlight(code, PythonLexer(), style).replace("$", "&#36;")
+    # long lines are scrolled to: by the keyboard too
+    return W.HTML(coloured.replace("<pre ", '<pre tabindex="0" ', 1)).add_class("ge-code")
