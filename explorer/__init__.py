@@ -7,7 +7,7 @@ from explorer.catalogue import Claim, Knob, Paper, Spec, build, catalogue, names
 from explorer.errors import ExplorerError
 
 if TYPE_CHECKING:
-    from explorer import metrics
+    from explorer import analyses, metrics
     from explorer.checkpoints.checkpoint import Checkpoint, open_checkpoint
     from explorer.claims import Verdict, verify
     from explorer.comparison import compare
@@ -26,12 +26,14 @@ _LAZY = {
     "open_checkpoint": "checkpoints.checkpoint", "record": "recorder", "verify": "claims",
 }  # fmt: skip
 _MODULES = (
-    "claims", "experiment", "kernels", "mechanisms", "metrics", "models", "recording", "taps", "tasks", "training",
+    "analyses", "claims", "experiment", "kernels", "mechanisms", "metrics", "models", "recording", "taps", "tasks",
+    "training",
 )  # fmt: skip
 
 __all__ = [
     "Checkpoint", "Claim", "Experiment", "ExplorerError", "Instrumented", "Knob", "Paper", "Recording", "Spec", "Step",
-    "Verdict", "build", "catalogue", "compare", "edit", "metrics", "names", "open_checkpoint", "record", "spec", "verify",
+    "Verdict", "analyses", "build", "catalogue", "compare", "edit", "metrics", "names", "open_checkpoint", "record",
+    "spec", "verify",
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from explorer.errors import BadValue
+from explorer.metrics.balance import counts, load_fraction
 from explorer.metrics.checks import need_at_least, need_codes, need_integers, need_last, need_same_shape, real
 from explorer.metrics.entropy import shannon
 
@@ -206,6 +207,24 @@ def saturation(index: Tensor, index_final: Tensor) -> Tensor:
     kept = same.any(-1).sum(-1)
     k = torch.maximum((index >= 0).sum(-1), (index_final >= 0).sum(-1))
     return (kept / k.clamp(min=1)).sum() / (k > 0).sum()
+
+
+def saturation_by_chance(index: Tensor, index_final: Tensor, n_experts: int) -> Tensor:
+    """What `saturation` would be by the loads alone, sum_e f_e f'_e k: of the filled slots of a token the fewer. A scalar.
+
+    k/E: even loads; 1: a collapsed router, whose k experts take every token. NaN without tokens.
+    """
+    share, k = [], []
+    for chosen in (index, index_final):
+        count = counts(chosen, n_experts)
+        k.append(count.sum() / max(1, chosen[..., 0].numel()))
+        share.append(load_fraction(count))
+    return (share[0] * share[1]).sum() * torch.minimum(*k)
+
+
+def first_expert(index: Tensor, weights: Tensor) -> Tensor:
+    """The expert with the largest weight, -1 for a token without any: both (..., K) -> (...)."""
+    return index.gather(-1, weights.masked_fill(index < 0, -torch.inf).argmax(-1, keepdim=True))[..., 0]
 
 
 def flip_rate(top1_a: Tensor, top1_b: Tensor) -> Tensor:

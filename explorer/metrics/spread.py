@@ -54,5 +54,10 @@ def co_activation_lift(index: Tensor, n_experts: int) -> Tensor:
     together = real((active.T @ active).long())
     alone = together.diagonal()
     tokens = active.amax(-1).sum().to(together.dtype) if len(flat) else together.sum()
-    lift = tokens * together / (alone.unsqueeze(0) * alone.unsqueeze(1))
-    return lift.masked_fill(torch.eye(n_experts, dtype=torch.bool, device=index.device), torch.nan)
+    return lift(together, alone, tokens)
+
+
+def lift(together: Tensor, alone: Tensor, tokens: Tensor | float) -> Tensor:
+    """Lift N N_ab / (N_a N_b) of counts: together (E, E), alone (E,), tokens N -> (E, E), NaN on the diagonal."""
+    found = tokens * together / (alone.unsqueeze(0) * alone.unsqueeze(1))
+    return found.fill_diagonal_(torch.nan)

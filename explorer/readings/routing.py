@@ -9,6 +9,8 @@ from torch import Tensor
 
 from explorer import metrics
 from explorer.experiment import POINTS
+from explorer.metrics.specialisation import first_expert
+from explorer.metrics.specialisation import saturation_by_chance as by_chance
 from explorer.readings.run import Run, reads
 from explorer.recording import Recording
 from explorer.tasks import Batch
@@ -26,7 +28,7 @@ def first_choice(seen: Recording, layer: str) -> Tensor:
     weights, index = seen.last(f"{layer}/weights"), seen.last(f"{layer}/index")
     if f"{layer}/choice" in seen.paths():
         return seen.last(f"{layer}/choice")[..., 0]
-    return index.gather(-1, weights.masked_fill(index < 0, -1).argmax(-1, keepdim=True))[..., 0]
+    return first_expert(index, weights)
 
 
 def _layers(run: Run, measure: Callable[[Recording, str], Any], moment: float = 1.0) -> Tensor:
@@ -150,8 +152,7 @@ def _saturation_by_chance(run: Run, moment: float) -> Tensor:
     final = run.look()[1]
 
     def measure(seen: Recording, layer: str) -> Tensor:
-        loads = [metrics.load_fraction(_counts(one, layer)) for one in (seen, final)]
-        return (loads[0] * loads[1]).sum() * asked(seen, layer).shape[-1]
+        return by_chance(asked(seen, layer), asked(final, layer), seen.experts(layer))
 
     return _layers(run, measure, moment)
 
