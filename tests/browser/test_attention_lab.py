@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from explorer import names
-from tests.browser.conftest import _watch
+from tests.browser.conftest import _watch, leave
 from tests.browser.test_gallery import open_gallery
 from tests.browser.test_routing_lab import PATIENCE, button, see_a_chart, step, until
 
@@ -60,7 +60,7 @@ def lab(chromium: Browser, base_url: str) -> Iterator[Page]:
     open_lab(page, base_url)
     yield page
     assert page.errors == []  # type: ignore[attr-defined]
-    context.close()
+    leave(context)
 
 
 def test_the_pictures_of_a_sink_follow_the_run(lab: Page) -> None:
@@ -189,4 +189,4 @@ def test_it_reads_well_for_everyone(
         "async () => (await axe.run()).violations.map(v => [v.id, v.impact, v.nodes[0].html.slice(0, 200)])"
     )
     assert [one for one in found if one[1] in ("serious", "critical")] == []
-    context.close()
+    leave(context)

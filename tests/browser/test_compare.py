@@ -8,7 +8,7 @@ import axe_playwright_python
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser.conftest import _watch
+from tests.browser.conftest import _watch, leave
 from tests.browser.test_lab import unfold
 from tests.browser.test_routing_lab import button, open_lab, step, until
 
@@ -25,7 +25,7 @@ def lab(chromium: Browser, base_url: str) -> Iterator[Page]:
     open_lab(page, base_url, "layers=1&batch=2&expert_width=8")
     yield page
     assert page.errors == []  # type: ignore[attr-defined]
-    context.close()
+    leave(context)
 
 
 def table(page: Page) -> Locator:
@@ -131,4 +131,4 @@ def test_it_reads_well_for_everyone(
     page.set_viewport_size({"width": width, "height": 9000})  # off the screen nothing is drawn
     page.wait_for_timeout(2000)
     part.screenshot(path=screenshots / f"compare-{width}.png")
-    context.close()
+    leave(context)

@@ -8,7 +8,7 @@ import axe_playwright_python
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser.conftest import _watch
+from tests.browser.conftest import _watch, leave
 from tests.browser.test_routing_lab import LAB, button, open_lab, step, until
 
 AXE = next(Path(axe_playwright_python.__file__).parent.rglob("axe.min.js"))
@@ -25,7 +25,7 @@ def lab(chromium: Browser, base_url: str) -> Iterator[Page]:
     open_lab(page, base_url, "layers=2&batch=2")
     yield page
     assert page.errors == []  # type: ignore[attr-defined]
-    context.close()
+    leave(context)
 
 
 def fresh(lab: Page, steps: int = 0) -> None:
@@ -222,7 +222,7 @@ def test_the_page_as_one_file_opens_without_a_network(lab: Page, chromium: Brows
     expect(alone.get_by_text("run.run(3)")).to_be_visible()
     expect(alone.get_by_text(re.compile("seed 0 · step 3 · cpu · kernel"))).to_be_visible()
     assert errors == []
-    context.close()
+    leave(context)
 
 
 def test_the_recording_and_the_lines_that_make_the_run(lab: Page, tmp_path: Path) -> None:
@@ -316,4 +316,4 @@ def test_it_reads_well_for_everyone(
         "async () => (await axe.run()).violations.map(v => [v.id, v.impact, v.nodes[0].html.slice(0, 200)])"
     )
     assert [one for one in found if one[1] in ("serious", "critical")] == []
-    context.close()
+    leave(context)
