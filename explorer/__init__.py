@@ -8,6 +8,7 @@ from explorer.errors import ExplorerError
 
 if TYPE_CHECKING:
     from explorer import analyses, metrics
+    from explorer.checkpoints.callbacks import RecordingCallback as RecordingCallback
     from explorer.checkpoints.checkpoint import Checkpoint, open_checkpoint
     from explorer.claims import Verdict, verify
     from explorer.comparison import compare
@@ -22,8 +23,8 @@ __version__ = "0.1.0"
 # No public name may also be the name of a module of its own here: importing that module would put it over the name.
 _LAZY = {
     "Checkpoint": "checkpoints.checkpoint", "Experiment": "experiment", "Instrumented": "taps", "Recording": "recording",
-    "Step": "experiment", "Verdict": "claims", "compare": "comparison", "edit": "taps",
-    "open_checkpoint": "checkpoints.checkpoint", "record": "recorder", "verify": "claims",
+    "RecordingCallback": "checkpoints.callbacks", "Step": "experiment", "Verdict": "claims", "compare": "comparison",
+    "edit": "taps", "open_checkpoint": "checkpoints.checkpoint", "record": "recorder", "verify": "claims",
 }  # fmt: skip
 _MODULES = (
     "analyses", "claims", "experiment", "kernels", "mechanisms", "metrics", "models", "recording", "taps", "tasks",
@@ -32,8 +33,7 @@ _MODULES = (
 
 __all__ = [
     "Checkpoint", "Claim", "Experiment", "ExplorerError", "Instrumented", "Knob", "Paper", "Recording", "Spec", "Step",
-    "Verdict", "analyses", "build", "catalogue", "compare", "edit", "metrics", "names", "open_checkpoint", "record",
-    "spec", "verify",
+    "Verdict", "build", "catalogue", "compare", "edit", "metrics", "names", "open_checkpoint", "record", "spec", "verify",
 ]  # fmt: skip
 
 

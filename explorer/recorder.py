@@ -189,7 +189,9 @@ def record(
         if "transformers" in sys.modules:
             from explorer.checkpoints import is_foreign, live
 
-            model = stack.enter_context(live(model, pattern)) if is_foreign(model) else model
+            if is_foreign(model):
+                model = stack.enter_context(live(model, pattern))
+                pattern = model.with_valid(pattern)
         recorder = Recorder(model, pattern, every, keep, tensors_every)
         recorder.start()
         try:

@@ -181,11 +181,14 @@ class Recording:
         return load(path)
 
     @classmethod
-    def from_sglang(cls, path: Any) -> "Recording":
-        """Read what sglang's expert distribution recorder dumped (`.pt`, or `.csv` of old versions)."""
+    def from_sglang(cls, path: Any, shape: tuple[int, int] | None = None, experts: int | None = None) -> "Recording":
+        """Read what sglang's expert distribution recorder dumped (`.pt`, or `.csv` of old versions), one file or all ranks'.
+
+        Answers of its server (JSON) need shape=(layers, experts of a token); experts: how many there are of a layer.
+        """
         from explorer.checkpoints.sglang import from_sglang
 
-        return from_sglang(path)
+        return from_sglang(path, shape, experts)
 
     @classmethod
     def from_vllm(cls, path: Any, experts: int | None = None) -> "Recording":
@@ -209,7 +212,8 @@ class Recording:
         for name, value in named.items():
             path, tap = name.rsplit("/", 1)
             if tap == "index":
-                self._wait(step, path, *_real(value, named.get(full_name(path, "probs")), named.get("/valid")))
+                valid = named.get(full_name(path, "valid"), named.get("/valid"))
+                self._wait(step, path, *_real(value, named.get(full_name(path, "probs")), valid))
             elif tap in GATES:
                 gate = value.float()
                 self._summarise("gates", name, step, gate.mean(), gate.std(correction=0), (gate < 0.1).float().mean())

@@ -28,7 +28,9 @@ def printed_table(part: str) -> list[list[str]]:
     return [line.split("|")[1:] for line in printed.stdout.splitlines() if line.startswith("| ")][2:]
 
 
-@pytest.mark.parametrize(("part", "rows"), [("training", 9), ("recording", 7), ("floor", 3), ("checkpoints", 5)])
+@pytest.mark.parametrize(
+    ("part", "rows"), [("training", 9), ("recording", 7), ("floor", 3), ("checkpoints", 5), ("streaming", 4)]
+)
 def test_each_part_has_its_rows(part, rows):
     found = table(part)
     assert len(found) == rows

@@ -1,6 +1,7 @@
 """The ear at one attention layer of a transformers model."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -61,17 +62,31 @@ def _lost_first(call: Call, side: Side | None) -> bool:
 
 def attention_ears(model: nn.Module, now: Pass) -> list[AttentionEar]:
     """An ear at every layer whose attention can be overheard."""
-    return [AttentionEar(path, module, now) for path, module in model.named_modules() if asks_registry(module)]
+    from explorer.checkpoints.own_attention import OwnAttentionEar, calls_torch
+
+    ears: list[AttentionEar] = []
+    for path, module in model.named_modules():
+        if asks_registry(module):
+            ears.append(AttentionEar(path, module, now))
+        elif _named_attention(module) and calls_torch(module):
+            ears.append(OwnAttentionEar(path, module, now))
+    return ears
 
 
-def deaf(model: nn.Module) -> dict[str, str]:
-    """Path -> class of the layers that compute attention in a way of their own, where nothing can be overheard.
+def deaf(model: nn.Module, heard: Iterable[str]) -> dict[str, str]:
+    """Path -> class of the layers that compute attention in a way of their own: no ear of `heard` (paths) is there or inside.
 
     Linear attention, by its many names, has no map and no sink, and is not meant.
     """
-    found: dict[str, str] = {}
-    for path, module in model.named_modules():
-        name = type(module).__name__
-        if name.endswith("Attention") and not LINEAR.search(name) and not any(map(asks_registry, module.modules())):
-            found[path] = name
-    return found
+    inside = {path[:end] for path in heard for end in (*_dots(path), len(path))}
+    named = ((path, module) for path, module in model.named_modules() if _named_attention(module))
+    return {path: type(module).__name__ for path, module in named if path not in inside}
+
+
+def _dots(path: str) -> list[int]:
+    return [i for i, sign in enumerate(path) if sign == "."]
+
+
+def _named_attention(module: nn.Module) -> bool:
+    name = type(module).__name__
+    return name.endswith("Attention") and not LINEAR.search(name)

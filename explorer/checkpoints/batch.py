@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+HIDDEN = -1e4  # a number this low in a mask hides a key; models write this one, -inf or the lowest of their type
+
 
 class Side(NamedTuple):
     """One stream of positions: the only one of most models; the encoder's and the decoder's of a translator.
@@ -55,12 +57,41 @@ def _side(given: Mapping[str, Any], prefix: str, cache: Any) -> Side | None:
         return None
     B, T = shown.shape[:2]
     past = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
-    mask = given.get(f"{prefix}attention_mask")
     position_BT = torch.arange(past, past + T, device=shown.device).expand(B, T)
+    seen_BT, place_BT = _real(given, prefix, (B, T), past)
     valid_BT = None
-    if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[0] == B and mask.shape[1] >= T:
-        seen = mask[:, : past + T].bool() if mask.shape[1] >= past + T else mask.bool()
-        if not bool(seen.all()):
-            valid_BT = seen[:, -T:]
-            position_BT = (seen.long().cumsum(-1)[:, -T:] - 1).masked_fill(~valid_BT, -1)
+    if seen_BT is not None and not bool(seen_BT.all()):
+        valid_BT = seen_BT[:, -T:]
+        place_BT = seen_BT.long().cumsum(-1)[:, -T:] - 1 if place_BT is None else place_BT
+        position_BT = place_BT.masked_fill(~valid_BT, -1)
+    elif place_BT is not None:
+        position_BT = place_BT
     return Side(tokens if shown is tokens else None, valid_BT, position_BT, past + T)
+
+
+def _real(
+    given: Mapping[str, Any], prefix: str, shape: tuple[int, int], past: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """(which tokens are real, those of earlier passes first where they are known; their positions where these do not follow).
+
+    A mask says so by token, (B, S), or, as generate() makes it for caches of a fixed size, by query and key, (B, 1, T, S); of
+    several by kind of layer the one of full attention does.
+    """
+    (B, T), mask = shape, given.get(f"{prefix}attention_mask")
+    if isinstance(mask, dict):
+        mask = mask.get("full_attention", next(iter(mask.values()), None))
+    if not isinstance(mask, Tensor) or mask.shape[0] not in (1, B):
+        return None, None
+    if mask.ndim == 2 and mask.shape[0] == B and mask.shape[1] >= T:
+        return (mask[:, : past + T] if mask.shape[1] >= past + T else mask).bool(), None
+    if mask.ndim != 4 or mask.shape[2] != T or mask.shape[3] < past + T:
+        return None, None
+    seen_BTS = (mask if mask.dtype is torch.bool else mask > HIDDEN)[:, 0].expand(B, T, -1)
+    own_T = torch.arange(past, past + T, device=mask.device)
+    valid_BT = seen_BTS[:, torch.arange(T, device=mask.device), own_T]  # a token that is real sees itself
+    odd_BT = seen_BTS.all(-1) & (own_T < seen_BTS.shape[-1] - 1)  # padding may be let see everything, against NaN
+    valid_BT = valid_BT if bool(odd_BT.all()) else valid_BT & ~odd_BT
+    place = given.get(f"{prefix}position_ids", given.get("kwargs", {}).get(f"{prefix}position_ids"))
+    if isinstance(place, Tensor) and place.shape in ((1, T), (B, T)):
+        return valid_BT, place.expand(B, T)
+    return valid_BT, seen_BTS.sum(-1) - 1

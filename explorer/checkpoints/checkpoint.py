@@ -18,6 +18,9 @@ from explorer.checkpoints.weights import Weights, open_weights
 if TYPE_CHECKING:
     import pandas as pd
 
+    from explorer.checkpoints.trace import Stop, Tell
+    from explorer.recording import Recording
+
 ROUTERS = (
     "layer", "path", "experts", "width", "norm_mean", "norm_min", "norm_max", "not_finite", "bias", "shared", "shared_gate",
     "experts_are", "stored_as", "tensor",
@@ -54,6 +57,8 @@ class Checkpoint:
         self._check()
 
     def _check(self) -> None:
+        for block in self.blocks:
+            self.settings.doubt(block.experts)
         chosen = self.settings.chosen
         for block in self.blocks:
             if chosen is not None and chosen > block.experts:
@@ -197,6 +202,38 @@ class Checkpoint:
         known = self.settings.rule is not None or gate.where.startswith("second half")
         return "sigmoid" if known else "not known"
 
+    def trace(
+        self,
+        texts: str | Sequence[str | bytes] | None = None,
+        tokens: Sequence[Sequence[int]] | None = None,
+        domains: str | Sequence[str] | None = None,
+        *,
+        window: int | None = None,
+        attention: bool = False,
+        scores: bool | None = None,
+        method: str = "auto",
+        progress: "Tell | None" = None,
+        stop: "Stop | None" = None,
+        memory: int | None = None,
+    ) -> "Recording":
+        """Send texts, or lists of token ids, through the model and record what every router decides: a step of a Recording.
+
+        domains: a name for each of them. window: tokens of a piece that begins anew, at most 512 or as many as the model
+        has places for; a piece is a sequence of the recording. attention: also where attention goes. scores: keep those of
+        every expert; None: while they take at most 128 MiB. memory: bytes that the recording may take (the checkpoint's).
+
+        method: "stream" reads the files layer by layer, and of the experts only those that tokens choose, so that memory
+        stays small however large the model; "transformers" loads all of it; "auto" streams where the architecture is
+        known. `header["trace"]` says which it was, and why. progress is told how far it is; stop is asked now and then,
+        and True ends the trace with the layers (with transformers: the windows) that are done.
+        """
+        from explorer.checkpoints.trace import trace
+
+        return trace(
+            self, texts, tokens, domains, window=window, attention=attention, scores=scores, method=method,
+            progress=progress, stop=stop, memory=memory,
+        )  # fmt: skip
+
     @property
     def unknown(self) -> list[str]:
         """What the files leave open, a sentence each; nothing is read for it."""
@@ -250,6 +287,9 @@ def _unsaid(settings: Settings) -> list[str]:
         told.append(f"The routing rule of {kind[:60]!r} is not known; routers were recognised by their names.")
     if settings.chosen is None:
         told.append("config.json does not say how many experts a token gets.")
+    if settings.assumed:
+        said = ", ".join(f"{name} = {value}" for name, value in settings.assumed.items())
+        told.append(f"config.json leaves out what transformers has a default for in {settings.model_type}: {said}.")
     return told
 
 

@@ -12,6 +12,7 @@ from explorer.checkpoints.attention import AttentionEar, attention_ears, deaf
 from explorer.checkpoints.batch import batch_of
 from explorer.checkpoints.ear import Ear, Pass
 from explorer.checkpoints.interface import Hear, overhear
+from explorer.checkpoints.own_attention import OwnAttentionEar
 from explorer.checkpoints.routers import RouterEar, router_ears
 from explorer.checkpoints.table import gate_of, row_of, score_name
 from explorer.errors import RecordingError
@@ -32,7 +33,7 @@ class LiveModel(Instrumented):
     """What a Recorder is given in place of a transformers model: the same paths, with ears in place of the modules.
 
     Its own taps say what each pass was given: tokens, their positions, and which are real (`valid`); not of models with
-    an encoder and a decoder, whose two streams of tokens have no common places.
+    an encoder and a decoder, whose two streams of tokens have no common places: there each router has a `valid`.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -40,11 +41,12 @@ class LiveModel(Instrumented):
         refuse(model)
         self._of, self._parts, self.now = (model,), tuple(_parts(model)), Pass()
         self._depth = 0
-        ears: list[Ear] = [*attention_ears(model, self.now), *router_ears(model, self.now)]
-        self.ears = {ear.path: ear for ear in ears}
-        self.deaf = {path: (kind, "first") for path, kind in deaf(model).items()}
-        self.deaf |= {path: (kind, "index") for path, kind in unknown_routers(model).items()}
         two = any(getattr(part.config, "is_encoder_decoder", False) for part in self._parts)
+        listening = attention_ears(model, self.now)
+        ears: list[Ear] = [*listening, *router_ears(model, self.now, two)]
+        self.ears = {ear.path: ear for ear in ears}
+        self.deaf = {path: (kind, "first") for path, kind in deaf(model, [ear.path for ear in listening]).items()}
+        self.deaf |= {path: (kind, "index") for path, kind in unknown_routers(model).items()}
         self.taps = {} if two else {"tokens": "B T", "position": "B T", "valid": "B T"}  # type: ignore[misc]
 
     def named_modules(self, *_: Any, **__: Any) -> Iterator[tuple[str, nn.Module]]:
@@ -111,6 +113,15 @@ class LiveModel(Instrumented):
                         f"that nothing there can be heard: {one!r} must leave it out, as {others} does"
                     )
 
+    def with_valid(self, pattern: str | list[str]) -> str | list[str]:
+        """The pattern and, where choices are asked for, what tells tokens from padding: else padding counts as empty slots."""
+        wanted = [pattern] if isinstance(pattern, str) else list(pattern)
+        choices = [full_name(path, "index") for path, ear in self.ears.items() if "index" in ear.taps]
+        if not any(fnmatch.filter(choices, one) for one in wanted):
+            return pattern
+        told = {"": self.taps, **{path: ear.taps for path, ear in self.ears.items()}}
+        return [*wanted, *(full_name(path, "valid") for path, taps in told.items() if "valid" in taps)]
+
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Hooks and ears are in place while inside."""
@@ -124,13 +135,19 @@ class LiveModel(Instrumented):
             for hook in hooks:
                 stack.callback(hook.remove)
             heard: dict[nn.Module, Hear] = {
-                ear.module: ear.hear for ear in self.ears.values() if isinstance(ear, AttentionEar)
+                ear.module: ear.hear for ear in self.ears.values() if type(ear) is AttentionEar
             }
             stack.enter_context(overhear(heard))
             yield
 
 
 def _hooks(ear: Ear) -> list[Any]:
+    if isinstance(ear, OwnAttentionEar):
+        return [
+            ear.module.register_forward_pre_hook(ear.open, with_kwargs=True),
+            ear.module.register_forward_hook(ear.close, always_call=True),
+            ear.module.register_forward_hook(ear.end),
+        ]
     if isinstance(ear, AttentionEar):
         return [ear.module.register_forward_pre_hook(ear.begin), ear.module.register_forward_hook(ear.end)]
     assert isinstance(ear, RouterEar)
@@ -151,18 +168,26 @@ def live(model: nn.Module, pattern: str | list[str]) -> Iterator[LiveModel]:
 
 def unknown_routers(model: nn.Module) -> dict[str, str]:
     """Path -> class of what is a router for transformers, or by its shape (experts beside a gate), but not for the table."""
-    classes: set[type] = set()
-    for part in _parts(model):
-        recorded = (getattr(part, "_can_record_outputs", None) or {}).get("router_logits", [])
-        kinds = [getattr(one, "target_class", one) for one in (recorded if isinstance(recorded, list) else [recorded])]
-        classes |= {kind for kind in kinds if isinstance(kind, type)}
+    named = [one for part in _parts(model) for one in _named_routers(part)]
+    gates = [gate_of(module) for module in model.modules()]
     found = {}
     for path, module in model.named_modules():
         parts = dict(module.named_children())
         shaped = "experts" in parts and ("gate" in parts or "router" in parts)
-        known = any(row_of(part) or gate_of(part) for part in module.modules())
-        if (shaped or type(module) in classes) and not known:
+        called = any(type(module) is kind and name in path for kind, name in named)
+        known = any(module is gate for gate in gates) or any(row_of(part) or gate_of(part) for part in module.modules())
+        if (shaped or called) and not known:
             found[path] = type(module).__name__
+    return found
+
+
+def _named_routers(part: Any) -> list[tuple[type, str]]:
+    """What transformers itself records of a model as router logits: classes, and words that the path must have."""
+    recorded = (getattr(part, "_can_record_outputs", None) or {}).get("router_logits", [])
+    found = []
+    for one in recorded if isinstance(recorded, list) else [recorded]:
+        kind, name = getattr(one, "target_class", one), getattr(one, "layer_name", None)
+        found += [(kind, name or "")] if isinstance(kind, type) else []
     return found
 
 

@@ -27,15 +27,17 @@ class RouterEar(Ear):
     """Taps of a router as our own have them, known by the place it fills: `model.layers.0.mlp`.
 
     Padding has the index -1, the weight 0, the probabilities 0 and the logits NaN. A router that works on other tokens
-    than the model's own (a part of an image, say) shows them as N rows.
+    than the model's own (a part of an image, say) shows them as N rows. two: the model has an encoder and a decoder, so
+    that each router says itself which of its tokens are real (`valid`).
     """
 
     missing = "its router was not called as a module (a kernel in its place, or a rewritten forward)"
 
-    def __init__(self, path: str, router: nn.Module, now: Pass, row: Row, block: nn.Module) -> None:
+    def __init__(self, path: str, router: nn.Module, now: Pass, row: Row, block: nn.Module, two: bool = False) -> None:
         super().__init__(path, router, now)
         self.row, self._block = row, (block,)
-        self.taps = {tap: axes for tap, axes in ALL.items() if tap != "logits" or row.score != "given"}  # type: ignore[misc]
+        taps = {tap: axes for tap, axes in ALL.items() if tap != "logits" or row.score != "given"}
+        self.taps = taps | ({"valid": "B T"} if two else {})  # type: ignore[misc]
         self.scores = row.scores  # type: ignore[misc]
         self.n_experts = experts_of(router)
         self._waiting: Decision | None = None
@@ -94,8 +96,15 @@ class RouterEar(Ear):
             self._tap("probs", probs_of(self.row, self.module, scores_NE), 0)
         if weights_NK is not None:
             self._tap("weights", weights_NK, 0)
+        if "valid" in self.taps and self.watched("valid"):
+            self._tap_valid(len(weights_NK if weights_NK is not None else index_NK if index_NK is not None else ()))
         if index_NK is not None:  # with experts on several devices, those elsewhere have the number E
             self._tap("index", index_NK.long().masked_fill(index_NK >= self.n_experts, -1), -1)
+
+    def _tap_valid(self, N: int) -> None:
+        side = None if self.now.batch is None else self.now.batch.side(self.path)
+        if side is not None and side.position.numel() == N:
+            self.tap("valid", side.position >= 0 if side.valid is None else side.valid)
 
     def _tap(self, name: str, value_N: Tensor, padding: float) -> None:
         """Show one tensor by sequence and position, padding blanked out."""
@@ -120,14 +129,14 @@ def experts_of(router: Any) -> int:
     return len(weight) if isinstance(weight, Tensor) else children[-1].out_features
 
 
-def router_ears(model: nn.Module, now: Pass) -> list[RouterEar]:
-    """An ear at every router that the table knows."""
+def router_ears(model: nn.Module, now: Pass, two: bool = False) -> list[RouterEar]:
+    """An ear at every router that the table knows; two: of a model with an encoder and a decoder."""
     modules, ears = dict(model.named_modules()), []
     for path, module in modules.items():
         row, gate = row_of(module), gate_of(module)
         if row is not None:
             place = path if row.read is doge else path.rpartition(".")[0]
-            ears.append(RouterEar(place or path, module, now, row, modules[place]))
+            ears.append(RouterEar(place or path, module, now, row, modules[place], two))
         elif gate is not None:
-            ears.append(RouterEar(path, gate, now, Row("softmax", top_k), module))
+            ears.append(RouterEar(path, gate, now, Row("softmax", top_k), module, two))
     return ears

@@ -5,6 +5,7 @@ Read off transformers 5.23 and 4.57. The numbers of a rule (how many are chosen,
 
 from typing import Any, NamedTuple
 
+from explorer.checkpoints.family_defaults import DEFAULTS
 from explorer.checkpoints.files import CheckpointError
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
@@ -17,6 +18,7 @@ CHOSEN = (
     "moe_top_k",
     "num_selected_experts",
 )
+GROUPS, KEPT = ("n_group", "num_expert_group"), ("topk_group",)
 SCALE = (
     "routed_scaling_factor",
     "route_scale",
@@ -52,8 +54,9 @@ _LINES: list[tuple[str, Rule]] = [
     ("jamba", Rule()),
     ("deepseek_v2", Rule(groups=True, scale=True)),
     ("deepseek_v3 deepseek_v32 kimi_k2 glm4_moe glm4v_moe glm4v_moe_text glm4_moe_lite glm_moe_dsa solar_open dots1", SIGMOID),
-    ("glm5_next dots3_note axk1 axk2 exaone_moe bailing_hybrid bailing_moe_v2 hy_v4 nemotron_h mimo_v2_flash beam", SIGMOID),
-    ("kimi_linear", SIGMOID._replace(norm=("moe_renormalize", True))),
+    ("glm5_next dots3_note axk1 axk2 exaone_moe bailing_moe_v2 hy_v4 nemotron_h mimo_v2_flash beam", SIGMOID),
+    ("Glm4vMoe_text", SIGMOID),  # as version 4.57 spells it
+    ("kimi_linear bailing_hybrid", SIGMOID._replace(norm=("moe_renormalize", True))),
     ("deepseek_v4", Rule("`scoring_func` scores", True, bias=True, scale=True)),
     ("gpt_oss aria aria_text granitemoe granitemoeshared granitemoehybrid granitemoe_swa jetmoe", CHOSEN_ONLY),
     ("openai_privacy_filter", CHOSEN_ONLY._replace(after="divided by their number")),
@@ -83,7 +86,10 @@ GROUPED_BY = {"deepseek_v2": ("topk_method", "group_limited_greedy")}  # the set
 
 
 class Settings:
-    """What the configuration says about routing, checked. `model_type` is "" where there is no configuration."""
+    """What the configuration says about routing, checked. `model_type` is "" where there is no configuration.
+
+    `assumed`: settings that it leaves out, with what transformers takes for them in this family.
+    """
 
     def __init__(self, config: dict[str, Any] | None) -> None:
         self.given = {} if config is None else _text_part(config)
@@ -94,12 +100,39 @@ class Settings:
         inner = self.given.get("ffn_config")
         self._flat = {**(inner if isinstance(inner, dict) else {}), **self.given}
         self.experts = self.whole(EXPERTS, 1)
+        self.assumed = self._left_out()
+        self._flat |= self.assumed
+        if self.experts is not None:
+            self.doubt(self.experts)
         fixed = self.rule.chosen if self.rule is not None else 0
         self.chosen = fixed or self.whole(CHOSEN, 1)
         if self.experts is not None and self.chosen is not None and self.chosen > self.experts:
             raise CheckpointError(
                 f"config.json wants {self.chosen} experts for each token, but says there are only {self.experts}"
             )
+
+    def _left_out(self) -> dict[str, Any]:
+        """The family's defaults of settings that are given under none of their names."""
+        left = {}
+        for name, value in DEFAULTS.get(self.model_type, {}).items():
+            names = next((one for one in (CHOSEN, GROUPS, SCALE) if name in one), (name,))
+            if not any(one in self._flat for one in names):
+                left[name] = value
+        return left
+
+    def doubt(self, experts: int) -> None:
+        """Take back defaults that cannot be those of a layer of so many experts: they are another model's."""
+        chosen = next((name for name in CHOSEN if name in self.assumed), "")
+        if self.assumed.get(chosen, 0) > experts:
+            self._forget(chosen)
+            self.chosen = None
+        if any(experts % self.assumed.get(name, 1) for name in GROUPS):
+            self._forget(*GROUPS, *KEPT)
+
+    def _forget(self, *names: str) -> None:
+        for name in names:
+            if self.assumed.pop(name, None) is not None:
+                del self._flat[name]
 
     def whole(self, names: tuple[str, ...], least: int) -> int | None:
         """The first of several settings that is there, a whole number; None: none is."""
@@ -122,7 +155,8 @@ class Settings:
 
     def sentence(self, biased: bool, experts: int | None) -> str:
         """The rule in words; `biased`: the files hold a bias for the choice."""
-        top = f"top {self.chosen}" if self.chosen else "an unknown number chosen"
+        usual = any(name in self.assumed for name in CHOSEN)
+        top = f"top {self.chosen}{' by default' if usual else ''}" if self.chosen else "an unknown number chosen"
         if self.rule is None:
             of = f" of {experts}" if experts else ""
             return f"{top}{of}; how scores become weights is not known"
@@ -138,21 +172,21 @@ class Settings:
         if "`" not in words:
             return words
         key = words.split("`")[1]
-        named = _word(self.given, key) or ("softmax" if key == "expert_selection_fn" else "sqrtsoftplus")
+        named = _word(self._flat, key) or "unknown"
         return words.replace(f"`{key}`", named[:40])
 
     def _groups(self, rule: Rule) -> list[str]:
         key, value = GROUPED_BY.get(self.model_type, ("", None))
-        groups = self.whole(("n_group", "num_expert_group"), 0) if rule.groups else None
-        kept = self.whole(("topk_group",), 0)
-        if not groups or not kept or groups == 1 or (key and self.given.get(key) != value):
+        groups = self.whole(GROUPS, 0) if rule.groups else None
+        kept = self.whole(KEPT, 0)
+        if not groups or not kept or groups == 1 or (key and self._flat.get(key) != value):
             return []
         return [f"{groups} groups", f"top {kept} group{'s' if kept > 1 else ''}"]
 
     def _normalised(self, rule: Rule) -> bool:
         if isinstance(rule.norm, bool) or self._score(rule.score).startswith("softmax of"):
             return rule.norm is True
-        value = self.given.get(rule.norm[0])
+        value = self._flat.get(rule.norm[0])
         return value if isinstance(value, bool) else rule.norm[1]
 
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from explorer import metrics
 from explorer.checkpoints.files import CheckpointError, each
 from explorer.checkpoints.layouts import Block, Matrix
+from explorer.checkpoints.streaming.quantised import BLOCKS, dequantised, is_quantised
 from explorer.checkpoints.weights import Weights
 
 RUN = 4  # neighbouring rows that are read together
-FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of MXFP4 (OCP microscaling formats); the high bit is the sign
 
 
 class Similarity(NamedTuple):
@@ -67,30 +67,15 @@ def _starts(of: int, rows: int, generator: random.Random) -> list[tuple[int, int
 def _piece(weights: Weights, one: Matrix, expert: int, start: int, length: int) -> Tensor:
     """(length, C) numbers of one expert's matrix."""
     if len(one.names) > 1:
-        return _scaled(weights, one.names[expert], start, weights.numbers(one.names[expert], start, length))
+        return _numbers(weights, one.names[expert], start, length)
     first = expert * one.rows + start
-    return _unpacked(weights, one, first, length) if one.packed else weights.numbers(one.names[0], first, length)
+    if one.packed:
+        return dequantised(weights, one.names[0].removesuffix(BLOCKS), first, length)
+    return _numbers(weights, one.names[0], first, length)
 
 
-def _scaled(weights: Weights, name: str, start: int, rows: Tensor) -> Tensor:
-    """Float8 as DeepSeek keeps it: a factor for each block of 128 x 128, in a tensor beside it."""
-    factors = name + "_scale_inv"
-    if factors not in weights or len(weights.shape(factors)) != 2:
-        return rows
-    scale = weights.numbers(factors)
-    down, across = (-(-n // m) for n, m in zip(weights.shape(name), scale.shape, strict=True))
-    picked = scale[torch.arange(start, start + len(rows)) // down]
-    return rows * picked.repeat_interleave(across, 1)[:, : rows.shape[1]]
-
-
-def _unpacked(weights: Weights, one: Matrix, first: int, length: int) -> Tensor:
-    """MXFP4: 16 bytes hold 32 numbers, which share the power of two that stands in `_scales`."""
-    name = one.names[0]
-    groups = weights.shape(name)[2]
-    data = weights.read(name, first * groups, length * groups).reshape(length, groups, -1)
-    table = torch.tensor([*FP4, *(-x for x in FP4)])
-    numbers = torch.stack([table[(data & 15).long()], table[(data >> 4).long()]], -1).flatten(2)
-    scales = name.removesuffix("_blocks") + "_scales"
-    if scales in weights:
-        numbers = torch.ldexp(numbers, weights.read(scales, first, length).int()[..., None] - 127)
-    return numbers.flatten(1)
+def _numbers(weights: Weights, name: str, first: int, length: int) -> Tensor:
+    """Float8 without factors is taken as it is."""
+    if is_quantised(weights, name):
+        return dequantised(weights, name, first, length)
+    return weights.numbers(name, first, length)

@@ -5,10 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from explorer.checkpoints.batch import Side
+from explorer.checkpoints.batch import HIDDEN, Side
 from explorer.errors import BadValue
-
-HIDDEN = -1e4  # a number this low in a mask hides a key; models write this one, -inf or the lowest of their type
 
 
 class Call(NamedTuple):
@@ -71,6 +69,15 @@ def call_of(name: str, module: nn.Module, given: dict[str, Any], side: Side | No
         k_BHSd, v_BHSd = k_BHSd[:, :, :T], v_BHSd[:, :, :T]  # what else a cache has room for is empty
     S = k_BHSd.shape[2]
     mask, bias = _split(_dense(mask, B, T, S, q_BHTd.device), given.get("position_bias"), S)
+    if _roomy(module, mask, side, (B, T, S)):
+        assert side is not None and mask is not None
+        S = side.total
+        k_BHSd, v_BHSd, mask, bias = (
+            k_BHSd[:, :, :S],
+            v_BHSd[:, :, :S],
+            mask[..., :S],
+            None if bias is None else bias[..., :S],
+        )
     if side is not None and side.valid is not None and side.fits(B, T):
         valid = side.valid.to(q_BHTd.device)[:, None, :, None].expand(B, 1, T, S)
         mask = valid if mask is None else mask & valid
@@ -78,6 +85,14 @@ def call_of(name: str, module: nn.Module, given: dict[str, Any], side: Side | No
     fixed, moving = (sink, None) if sink is None or sink.ndim == 1 else (None, sink)
     scale, softcap = given.get("scaling"), given.get("softcap")
     return Call(q_BHTd, k_BHSd, v_BHSd, causal, mask, scale, fixed, bias, softcap, moving)
+
+
+def _roomy(module: nn.Module, mask: Tensor | None, side: Side | None, shape: tuple[int, int, int]) -> bool:
+    """Whether the last keys are room that a cache of a fixed size has for later tokens."""
+    B, T, S = shape
+    if side is None or mask is None or not side.fits(B, T) or not getattr(module, "is_causal", True):
+        return False
+    return side.total < S == mask.shape[-1] and not bool(mask[..., side.total :].any())
 
 
 def _rule(name: str, module: nn.Module, given: dict[str, Any], S: int) -> tuple[bool, Any]:

@@ -15,20 +15,55 @@ from explorer.checkpoints.engine_files import LARGEST, MOST_EXPERTS, MOST_LAYERS
 from explorer.checkpoints.engine_routes import UINT8, Routes, counted, doubled
 from explorer.errors import RecordingError
 from explorer.recording import Recording
+from explorer.recording_file import reason
 
 PHASES = {1: "prefill", 2: "decode", 3: "prefill and decode"}  # ForwardMode
 NOTE = "only what the dumping rank saw: with data parallelism each rank writes its own file"
+MANY = "of all ranks whose files were given"
 
 
-def from_sglang(path: Any) -> Recording:
+def from_sglang(path: Any, shape: tuple[int, int] | None = None, experts: int | None = None) -> Recording:
     """Read one dump, `.pt` or `.csv`; RecordingError says in a sentence what is wrong with any other file.
+
+    path: a file, or the files of several ranks as a list, or the folder in which they lie alone. A file of the server's
+    answers (JSON) needs shape, the model's (layers, experts of a token), and may be told how many `experts` a layer has.
 
     The header's `source` says which format it was. Physical experts (copies made for balance) are counted as the logical
     ones they are copies of, where the dump has the map.
     """
-    path = a_file(path)
+    paths = _files(path)
+    if len(paths) > 1:
+        from explorer.checkpoints.sglang_ranks import together
+
+        found, how = together(paths)
+        made = _records(paths[0], found, MANY)
+        made.header["source"] |= {"file": f"{paths[0].name} and {len(paths) - 1} more", "ranks": how}
+        return made
+    return _one(paths[0], shape, experts)
+
+
+def _files(path: Any) -> list[Path]:
+    if isinstance(path, list | tuple):
+        if not path:
+            raise RecordingError("no file of sglang is given: the list is empty")
+        return [a_file(one) for one in dict.fromkeys(map(str, path))]
+    folder = Path(str(path)).expanduser()
+    try:
+        names = sorted(one.name for one in folder.iterdir() if one.suffix == ".pt") if folder.is_dir() else None
+    except (OSError, ValueError) as error:
+        raise RecordingError(f"cannot look into {str(path)!r}: {reason(error)}") from error
+    if names == []:
+        raise RecordingError(f"{str(path)!r} is a folder without a dump of sglang (.pt) in it")
+    return [a_file(path)] if names is None else [a_file(folder / name) for name in names]
+
+
+def _one(path: Path, shape: tuple[int, int] | None, experts: int | None) -> Recording:
     with open(path, "rb") as file:
-        start = file.read(4)
+        start = file.read(64).lstrip()
+    if start[:1] in (b"{", b"["):
+        from explorer.checkpoints.sglang_answers import answers
+
+        return answers(path, shape, experts)
     if start[:2] != b"PK":
         return _csv(path)
     found = pt(path)
@@ -86,7 +121,7 @@ def _counts(path: Path, found: dict[str, Any]) -> Recording:
     )
 
 
-def _records(path: Path, found: dict[str, Any]) -> Recording:
+def _records(path: Path, found: dict[str, Any], seen: str = NOTE) -> Recording:
     what = repr(str(path))
     records = found["records"]
     if not isinstance(records, list) or not records:
@@ -96,7 +131,7 @@ def _records(path: Path, found: dict[str, Any]) -> Recording:
     if map_LP is not None and (not map_LP.numel() or int(map_LP.min()) < 0 or int(map_LP.max()) >= MOST_EXPERTS):
         raise RecordingError(f"last_physical_to_logical_map of {what} names experts that cannot be")
     if "topk_ids_of_layer" in need(records[0], (), f"record 0 of {what}"):
-        return _tokens(path, records, map_LP)
+        return _tokens(path, records, map_LP, seen)
     counts: list[Tensor] = []
     for i, record in enumerate(records):
         where = f"record {i} of {what}"
@@ -119,17 +154,17 @@ def _records(path: Path, found: dict[str, Any]) -> Recording:
         E = int(map_LP.max()) + 1
         logical = torch.zeros(*counts_SLP.shape[:2], E, dtype=torch.int64)
         counts_SLP = logical.scatter_add_(2, map_LP.expand_as(counts_SLP), counts_SLP)
-    return counted(path, "sglang", "counts pass by pass (.pt, per_pass)", counts_SLP, _mapped(map_LP))
+    return counted(path, "sglang", "counts pass by pass (.pt, per_pass)", counts_SLP, _mapped(map_LP, seen))
 
 
-def _mapped(map_LP: Tensor | None) -> str:
+def _mapped(map_LP: Tensor | None, seen: str) -> str:
     how = "logical, by the map at the time of the dump" if map_LP is not None else "physical: the dump has no map"
-    return f"experts are {how}; {NOTE}"
+    return f"experts are {how}; {seen}"
 
 
-def _tokens(path: Path, records: list[Any], map_LP: Tensor | None) -> Recording:
+def _tokens(path: Path, records: list[Any], map_LP: Tensor | None, seen: str) -> Recording:
     E = None if map_LP is None else int(map_LP.max()) + 1
-    routes = Routes(path, "sglang", "choices token by token (.pt, per_token)", E, _mapped(map_LP))
+    routes = Routes(path, "sglang", "choices token by token (.pt, per_token)", E, _mapped(map_LP, seen))
     for i, record in enumerate(records):
         where = f"record {i} of {str(path)!r}"
         need(record, ("input_ids", "topk_ids_of_layer"), where)

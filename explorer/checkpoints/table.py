@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from explorer.errors import RecordingError
+
 
 class Decision(NamedTuple):
     """What a router decided for N tokens; -1 in `chosen`: the slot is empty."""
@@ -39,11 +41,56 @@ def triple(_: nn.Module, output: Any) -> Decision:
 
 
 def top_k(block: Any, output: Any) -> Decision:
-    """A plain linear gate of version 4, whose block takes the softmax, the k best and, mostly, their share of the sum."""
-    weights_NK, index_NK = output.softmax(-1, dtype=torch.float32).topk(block.top_k, dim=-1)
-    if BLOCKS[type(block).__name__] or getattr(block, "norm_topk_prob", False):
-        weights_NK = weights_NK / weights_NK.sum(-1, keepdim=True)
+    """A plain linear gate of version 4, whose block makes the decision of its logits."""
+    weights_NK, index_NK = BLOCKS[type(block).__name__](block, output)
     return Decision(output, weights_NK, index_NK)
+
+
+def best(block: Any, logits_NE: Tensor) -> tuple[Tensor, Tensor]:
+    """The k best after a softmax; their share of the sum where the block's settings say so."""
+    weights_NK, index_NK = logits_NE.softmax(-1, dtype=torch.float32).topk(block.top_k, dim=-1)
+    return (shares(weights_NK) if getattr(block, "norm_topk_prob", False) else weights_NK), index_NK
+
+
+def best_shares(block: Any, logits_NE: Tensor) -> tuple[Tensor, Tensor]:
+    """The k best after a softmax, always as shares of their sum."""
+    weights_NK, index_NK = logits_NE.softmax(-1, dtype=torch.float32).topk(block.top_k, dim=-1)
+    return shares(weights_NK), index_NK
+
+
+def shares(weights_NK: Tensor) -> Tensor:
+    """Weights as shares of their sum."""
+    return weights_NK / weights_NK.sum(-1, keepdim=True)
+
+
+def aria(block: Any, logits_NE: Tensor) -> tuple[Tensor, Tensor]:
+    """A softmax over the k best."""
+    best_NK, index_NK = logits_NE.topk(block.config.moe_topk, dim=-1)
+    return best_NK.softmax(-1), index_NK
+
+
+def ernie(block: Any, logits_NE: Tensor) -> tuple[Tensor, Tensor]:
+    """A bias has a say in the choice alone; the sum that weights are shares of has a floor."""
+    probs_NE = logits_NE.softmax(-1, dtype=torch.float32)
+    index_NK = (probs_NE + block.moe_statics.e_score_correction_bias.squeeze()).topk(block.top_k, dim=-1).indices
+    weights_NK = probs_NE.gather(-1, index_NK)
+    return weights_NK / weights_NK.sum(-1, keepdim=True).clamp(min=block.norm_min), index_NK
+
+
+def phimoe(block: Any, logits_NE: Tensor) -> tuple[Tensor, Tensor]:
+    """Twice a softmax over the experts near the best; the second expert's weight is of its own softmax."""
+    if block.training:
+        raise RecordingError(
+            "PhimoeSparseMoeBlock of transformers 4 draws its experts in training, and tells nobody which: record it in "
+            "evaluation mode, or with transformers from 5"
+        )
+    rest_NE, parts = logits_NE, []
+    for _ in range(2):
+        top_N1, index_N1 = rest_NE.max(-1, keepdim=True)
+        far_NE = (top_N1 - logits_NE) / logits_NE.abs().clamp(min=top_N1) > 2 * block.router_jitter_noise
+        parts.append((rest_NE.masked_fill(far_NE, -torch.inf).softmax(-1).gather(-1, index_N1), index_N1))
+        rest_NE = rest_NE.scatter(-1, index_N1, -torch.inf)
+    return torch.cat([one for one, _ in parts], -1), torch.cat([one for _, one in parts], -1)
 
 
 def hunyuan(router: Any, output: Any) -> Decision:
@@ -156,11 +203,13 @@ TABLE: dict[str, Row] = {
     **_rows("softmax", "DogeCDMoE", doge),
 }
 
-# the blocks of version 4 whose gate is a plain linear layer: whether they always renormalise the k best
-BLOCKS = {
-    "MixtralSparseMoeBlock": True, "MiniMaxSparseMoeBlock": True, "Qwen2MoeSparseMoeBlock": False,
-    "Qwen3MoeSparseMoeBlock": False, "Qwen3NextSparseMoeBlock": False, "OlmoeSparseMoeBlock": False,
-    "FlexOlmoSparseMoeBlock": False, "JambaSparseMoeBlock": False,
+# the blocks of version 4 whose gate is a plain linear layer, and how they decide
+BLOCKS: dict[str, Callable[[Any, Tensor], tuple[Tensor, Tensor]]] = {
+    "MixtralSparseMoeBlock": best_shares, "MiniMaxSparseMoeBlock": best_shares, "Qwen3VLMoeTextSparseMoeBlock": best_shares,
+    "Qwen2MoeSparseMoeBlock": best, "Qwen3MoeSparseMoeBlock": best, "Qwen3NextSparseMoeBlock": best,
+    "OlmoeSparseMoeBlock": best, "FlexOlmoSparseMoeBlock": best, "JambaSparseMoeBlock": best,
+    "Qwen3OmniMoeThinkerTextSparseMoeBlock": best, "Qwen3OmniMoeTalkerTextSparseMoeBlock": best,
+    "AriaTextMoELayer": aria, "Ernie4_5_MoeSparseMoeBlock": ernie, "PhimoeSparseMoeBlock": phimoe,
 }  # fmt: skip
 
 

@@ -167,7 +167,11 @@ def _pattern(watched: nn.Module, attention: bool) -> list[str]:
     taps = {f"{path}/{tap}" for path, module in instrumented(watched).items() for tap in module.taps}
     wanted = [*ROUTERS, *(ATTENTION if attention else ())]
     wanted = [one for one in wanted if any(tap.endswith(one[1:]) for tap in taps)]
-    if "*/index" not in wanted and not attention:
+    if attention and ATTENTION[0] not in wanted:
+        if not getattr(watched, "deaf", {}):
+            raise RecordingError("attention=True, but the model has no attention that can be heard")
+        wanted.append(ATTENTION[0])  # `insist` says which layers cannot be heard
+    if not wanted:
         raise RecordingError("the model has no router that is known; attention=True records where its heads look")
     return [*wanted, *(f"/{name}" for name in PLACES if f"/{name}" in taps)]
 

@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # both sides of every ratio run o
 import torch
 
 from explorer.taps import Instrumented
-from tests.benchmarks import checkpoints, in_browser, machine, page_start, routers, sinks, starting
+from tests.benchmarks import checkpoints, in_browser, machine, page_start, routers, sinks, starting, streaming
 from tests.benchmarks.peers import explorer_step, floor, mixtral
 from tests.benchmarks.rounds import Row, cost, faster, measure
 
@@ -96,6 +96,7 @@ PARTS = {
     "gpu": sinks.gpu,
     "start": starting.rows,
     "checkpoints": checkpoints.rows,
+    "streaming": streaming.rows,
     "threads": machine.threads,
     "malloc": machine.malloc,
     "browser": in_browser.rows,

@@ -2,6 +2,8 @@
 
 import inspect
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +23,8 @@ RELATIVE = {
     "swa_num_attention_heads": 4, "swa_num_key_value_heads": 4, "swa_head_dim": 8, "d_rel": 4, "rel_extent": 16,
     "sliding_window_size": 8, "unpadded_vocab_size": 90, "log_scaling_n_floor": 100,
 }  # fmt: skip
+
+MULTI = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}  # positions in time, height and width
 
 # configuration class without its ending -> what it needs besides SIZES
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -49,15 +53,16 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
     "Ernie4_5_Moe": {}, "Glm4Moe": {}, "Glm4MoeLite": {}, "GlmMoeDsa": {}, "SolarOpen": {}, "Dots1": {},
     "MiMoV2Flash": {"head_dim": 24, "num_key_value_heads": 2},
-    "Glm4vMoeText": {
-        "rope_parameters": {
-            "rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1], "partial_rotary_factor": 1.0,
-        },
+    "Glm4vMoeText": {"rope_parameters": MULTI | {"partial_rotary_factor": 1.0}},
+    "AXK1": {}, "AXK2": {}, "ExaoneMoe": {}, "BailingHybrid": HYBRID, "HYV4": {},
+    "KimiLinear": HYBRID | {"linear_head_dim": 8, "linear_num_heads": 4},
+    "NemotronH": {
+        "mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 2, "chunk_size": 16,
+        "moe_shared_expert_intermediate_size": 16,
     },
-    "AXK1": {}, "AXK2": {}, "ExaoneMoe": {}, "KimiLinear": HYBRID, "BailingHybrid": HYBRID, "HYV4": {}, "NemotronH": {},
     "Beam": {"mlp_layer_types": ["sparse"] * 3}, "MiniMax": {}, "MiniMaxM2": {}, "MiniMaxM3VLText": {},
     "MuseSparkText": {}, "HunYuanMoEV1": {}, "HYV3": {},
-    "Lfm2Moe": {"layer_types": ["full_attention"] * 3, "num_dense_layers": 1}, "LongcatFlash": {}, "Afmoe": {},
+    "Lfm2Moe": {"layer_types": ["full_attention"] * 3, "num_dense_layers": 1}, "LongcatFlash": {"num_layers": 2}, "Afmoe": {},
     "AriaText": {}, "Cohere2Moe": {}, "Laguna": {}, "Kolibri1": {}, "Flint": {}, "Zaya": {"num_experts_per_tok": 1},
     "Gemma4Text": {
         "enable_moe_block": True, "vocab_size_per_layer_input": 96, "hidden_size_per_layer_input": 8, "global_head_dim": 8,
@@ -66,8 +71,44 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "InklingText": RELATIVE | {"mlp_layer_types": ["sparse"] * 3}, "Inkling2Text": RELATIVE, "Doge": {"is_moe": True},
     "OpenAIPrivacyFilter": {},
 }  # fmt: skip
+# what version 4 wants besides, or in place of it
+IN_4: dict[str, dict[str, Any]] = {
+    "Dbrx": {"ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": 8, "moe_top_k": 2}},
+    "Glm4vMoeText": {"rope_scaling": MULTI, "head_dim": 16}, "Qwen3VLMoeText": {"rope_scaling": MULTI},
+    "JetMoe": {"num_attention_heads": 8},
+}  # fmt: skip
+BROKEN_IN_4 = {"Doge": "transformers 4 cannot run its experts: the layer adds up a pair"}
 # experts of these have a way of their own: there is no choice of implementation
 ONE_WAY = {"JetMoe", "SwitchTransformers", "NllbMoe", "Dbrx", "Llama4Text", "Doge", "Zaya", "LongcatFlash"}
+
+
+def version() -> int:
+    """The first number of the version of transformers that is installed."""
+    import transformers
+
+    return int(transformers.__version__.split(".")[0])
+
+
+def broken(name: str) -> str:
+    """Why an architecture cannot be run here; "" where it can."""
+    import transformers
+
+    if not hasattr(transformers, f"{name}Config"):
+        return f"not in transformers {transformers.__version__}"
+    return BROKEN_IN_4.get(name, "") if version() == 4 else ""
+
+
+@contextmanager
+def reference() -> Iterator[None]:
+    """Models are loaded as if no package with GPU kernels were there: importing one takes seconds, and a CPU cannot run it."""
+    hidden = "fla" not in sys.modules and not torch.cuda.is_available()
+    if hidden:
+        sys.modules["fla"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["fla"]
 
 
 def on_cpu(model: Any) -> Any:
@@ -83,11 +124,13 @@ def model_of(name: str) -> Any:
     """A model with random weights, biases and tables drawn too, so that no rule is left out by a zero."""
     import transformers
 
-    made = getattr(transformers, f"{name}Config")(**{**SIZES, **ARCHITECTURES[name]})
+    changes = ARCHITECTURES[name] | (IN_4.get(name, {}) if version() == 4 else {})
+    made = getattr(transformers, f"{name}Config")(**{**SIZES, **changes})
     mappings = ("CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "TOKEN_CLASSIFICATION")
     maps = [getattr(transformers, f"MODEL_FOR_{one}_MAPPING") for one in mappings] + [transformers.MODEL_MAPPING]
     torch.manual_seed(0)
-    model = next(mapping for mapping in maps if type(made) in mapping)[type(made)](made).eval()
+    with reference():
+        model = next(mapping for mapping in maps if type(made) in mapping)[type(made)](made).eval()
     with torch.no_grad():
         for key, value in (*model.named_parameters(), *model.named_buffers()):
             if "correction_bias" in key or "expert_bias" in key:

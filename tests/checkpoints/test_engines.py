@@ -144,6 +144,107 @@ def test_sglang_255_is_padding_where_there_is_no_such_expert(tmp_path):
     assert len(recording.decisions().query("layer == 'layers.1'")) == (T - 1) * K
 
 
+def ranks(tmp_path, records_of_ranks):
+    """A dump of each rank in a folder of their own."""
+    for rank, records in enumerate(records_of_ranks):
+        (tmp_path / "ranks").mkdir(exist_ok=True)
+        torch.save(
+            {"records": [one | {"rank": rank} for one in records], "last_physical_to_logical_map": MAP},
+            tmp_path / "ranks" / f"expert_distribution_recorder_1_{rank}.pt",
+        )
+    return tmp_path / "ranks"
+
+
+def test_sglang_ranks_are_put_together(tmp_path):
+    mine, theirs = ids(1).transpose(0, 1), ids(2).transpose(0, 1)
+    folder = ranks(tmp_path, [[record(mine), record(mine, forward_pass_id=2)],
+                              [record(theirs), record(mine, forward_pass_id=2)]])  # fmt: skip
+    recording = Recording.from_sglang(folder)
+    check(
+        recording, tmp_path
+    )  # the first pass: different requests; the second: the same, as ranks of one matrix see them
+    assert recording.steps() == [0, 1, 2]
+    for step, chosen in enumerate((mine, theirs, mine)):
+        got = recording.decisions(step).query("layer == 'layers.1'")["expert"].tolist()
+        assert got == chosen[1].flatten().tolist()
+    assert "2 files put together; 1 passes" in recording.header["source"]["ranks"]
+    again = Recording.from_sglang(sorted(folder.iterdir()))
+    assert again.loads().equals(recording.loads())
+
+
+def test_sglang_counts_of_ranks_add_up_once(tmp_path):
+    a, b = torch.ones(L, 8, dtype=torch.int32), torch.arange(8, dtype=torch.int32).expand(L, 8).clone()
+    counts = [
+        [{"forward_pass_id": i, "global_physical_count": one} for i, one in enumerate(seen)]
+        for seen in ((a, a), (b, a))
+    ]
+    recording = Recording.from_sglang(ranks(tmp_path, counts))
+    assert recording.counts("layers.0")[1].tolist() == [[8, 2, 3, 12, 5, 6], [2, 1, 1, 2, 1, 1]]
+
+
+def test_sglang_ranks_of_different_runs_are_refused(tmp_path):
+    good = record(ids().transpose(0, 1))
+    folder = ranks(tmp_path, [[good], [good]])
+    first, second = sorted(folder.iterdir())
+    for what, changed in {
+        "comes twice": {"records": [good], "last_physical_to_logical_map": MAP},  # rank 0 again
+        "map physical experts differently": {"records": [good | {"rank": 1}], "last_physical_to_logical_map": MAP + 1},
+        "counts for all ranks": {"logical_count": torch.ones(1, L, E)},
+        "no whole numbers": {"records": [good | {"rank": "1"}], "last_physical_to_logical_map": MAP},
+        "no forward_pass_id": {"records": [{"rank": 1}], "last_physical_to_logical_map": MAP},
+        "no recorded pass": {"records": 3, "last_physical_to_logical_map": MAP},
+    }.items():
+        torch.save(changed, second)
+        with pytest.raises(RecordingError, match=what):
+            Recording.from_sglang([first, second])
+    (tmp_path / "empty").mkdir()
+    for nothing, what in (([], "the list is empty"), (tmp_path / "empty", "a folder without a dump")):
+        with pytest.raises(RecordingError, match=what):
+            Recording.from_sglang(nothing)
+
+
+def answer(chosen_TLK, **about):
+    packed = base64.b64encode(chosen_TLK.numpy().astype("<i4").tobytes()).decode()
+    return {"text": "...", "output_ids": [50, 51, 52], "meta_info": {"routed_experts": packed, **about}}
+
+
+def test_sglang_answers_of_its_server(tmp_path):
+    whole = ids(tokens=7)  # 5 of the prompt, 3 generated, of which the last was never run
+    one, rest = (
+        answer(whole, prompt_tokens=5, completion_tokens=3),
+        answer(whole[2:], prompt_tokens=5, completion_tokens=3),
+    )
+    (tmp_path / "a.jsonl").write_text(f"{json.dumps(one)}\n{json.dumps([rest])}\n")
+    recording = Recording.from_sglang(tmp_path / "a.jsonl", shape=(L, K), experts=E)
+    check(recording, tmp_path)
+    rows = recording.decisions(0).query("layer == 'layers.1'")
+    assert rows["expert"].tolist() == whole[:, 1].flatten().tolist() and recording.experts("layers.0") == E
+    assert rows["token"].tolist()[::K] == [-1] * 5 + [50, 51] and rows["position"].tolist()[::K] == list(range(7))
+    late = recording.decisions(1).query("layer == 'layers.0'")
+    assert late["position"].tolist()[::K] == [2, 3, 4, 5, 6]  # the request asked from the third token on
+
+
+@pytest.mark.parametrize(
+    ("content", "shape", "what"),
+    [
+        ({}, (L, K), "no meta_info with routed_experts"),
+        (answer(ids()), None, r"give shape=\(layers, experts that a token gets\)"),
+        (answer(ids()), (L, 4), "not those of whole tokens"),
+        (answer(ids(), prompt_tokens=1, completion_tokens=1), (L, K), "tells of 2 tokens, but has ids of 5"),
+        ({"meta_info": {"routed_experts": "###"}}, (L, K), "no base64"),
+        (answer(ids(), prompt_tokens=5, completion_tokens=1) | {"output_ids": "x"}, (L, K), "no regular table"),
+        (answer(ids()), (L,), "two whole numbers"),
+        (answer(ids()), (0, K), "two whole numbers"),
+        (answer(ids()), (10**9, K), "than any model"),
+    ],
+)
+def test_sglang_answers_that_cannot_be_read(tmp_path, content, shape, what):
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(ExplorerError, match=what) as error:
+        Recording.from_sglang(tmp_path / "a.json", shape=shape)
+    assert "\n" not in str(error.value)
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch /tmp/gating_explorer_was_here",)

@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import time
 import tracemalloc
 from pathlib import Path
@@ -115,8 +117,9 @@ def test_unsorted_tensors_are_as_good_as_sorted_ones_and_empty_ones_may_share_a_
 
 
 def test_two_hundred_thousand_tensors_are_read_in_seconds(tmp_path):
-    header = {f"model.layers.0.x.{i}": about([], 4 * i, 4 * i + 4) for i in range(200_000)}
-    refused(raw(tmp_path, header, bytes(800_000)), "none of its 200,000 tensors")
+    one = '"model.layers.0.x.%d": {"dtype": "F32", "shape": [], "data_offsets": [%d, %d]}'
+    header = ", ".join(one % (i, 4 * i, 4 * i + 4) for i in range(200_000))
+    refused(raw(tmp_path, f"{{{header}}}".encode(), bytes(800_000)), "none of its 200,000 tensors")
 
 
 def test_a_huge_header_is_refused_before_it_is_parsed(tmp_path):
@@ -433,3 +436,115 @@ def test_numbers_that_are_none_are_shown_and_told(tmp_path, bad):
     assert seen.routers["not_finite"].tolist() == [3, 0]
     assert seen.damaged == ["model.layers.0.block_sparse_moe: 3 of the 32 numbers of its router are NaN or infinite"]
     assert seen.cosine(0)[1].isnan().all() and seen.cosine(0)[0, 2].isfinite()
+
+
+@pytest.mark.parametrize("metadata", [[], "pt", {"format": 1}, {"format": {"a": "b"}}, None])
+def test_metadata_that_is_not_made_of_words(tmp_path, metadata):
+    refused(raw(tmp_path, {"__metadata__": metadata, **F32}, DATA), "'__metadata__' that is not made of words")
+
+
+def test_names_that_look_like_paths_or_markup_are_only_names(tmp_path):
+    """No file is looked for under the name of a tensor, and a sentence shows it in one line."""
+    names = ["../../etc/passwd", "/dev/zero", "<script>alert(1)</script>", "a\nb\x1b[31m", "x" * 100_000, "\ud800"]
+    header = {name: about([1], 128 + 4 * i, 132 + 4 * i) for i, name in enumerate(names)} | {
+        "../<b>/layers.0.mlp.gate.weight": F32[GATE],
+        "../<b>/layers.0.mlp.experts.gate_up_proj": about([4, 1, 1], 152, 168),
+    }
+    seen = explorer.open_checkpoint(raw(tmp_path, header, bytes(168)))
+    assert seen.layers == ["../<b>/layers.0.mlp"] and len(seen.routers) == 1
+    for name in ("../../etc/passwd", "a\nb\x1b[31m", "x" * 100_000):
+        refused(raw(tmp_path, {name: about([2], 0, 4)}, bytes(4)), "does not fill its bytes")
+
+
+def test_numbers_near_the_largest_have_a_length(tmp_path):
+    tensors = mixtral()
+    tensors[GATE][:] = 3e38
+    seen = explorer.open_checkpoint(save(tmp_path, tensors))
+    assert seen.norms(0).isfinite().all() and seen.routers["not_finite"].tolist() == [0, 0]
+    assert torch.allclose(seen.cosine(0), torch.ones(4, 4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors"])
+def test_no_file_of_a_checkpoint_may_be_a_pipe_a_folder_or_a_link_outside(tmp_path, file):
+    folder = save(tmp_path / "model", mixtral(), shards=2)
+    path, kept = folder / file, (folder / file).read_bytes()
+    for put, sentence in (
+        (lambda: os.mkfifo(path), "is a pipe or a device"),
+        (path.mkdir, "is a folder, not a file"),
+        (lambda: path.symlink_to("/dev/zero"), "is a link to a place outside"),
+        (lambda: path.symlink_to(tmp_path / "gone"), "no such file"),
+    ):
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        put()
+        refused(folder, sentence)
+    path.unlink()
+    path.write_bytes(kept)
+    assert len(explorer.open_checkpoint(folder).layers) == 2
+
+
+@pytest.mark.parametrize("what", ["sparse", "expanded", "meta"])
+def test_what_torch_saved_is_not_opened_under_any_name(tmp_path, what):
+    made = {
+        "sparse": lambda: torch.eye(4).to_sparse_csr(),
+        "expanded": lambda: torch.ones(1).expand(10**6, 10**6),
+        "meta": lambda: torch.ones(4, 8, device="meta"),
+    }[what]()
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        torch.save({GATE: made}, tmp_path / name)
+        refused(tmp_path, "never opened here")
+        (tmp_path / name).unlink()
+
+
+HOSTILE = """
+import os, sys
+import explorer.checkpoints.checkpoint as c, explorer.checkpoints.report as r, explorer.metrics, pandas
+import explorer.recording, explorer.checkpoints.sglang
+from explorer.errors import ExplorerError
+opened = []
+def look(event, args):
+    if event == "open" and isinstance(args[0], (str, bytes)):
+        opened.append(os.path.realpath(os.fsdecode(args[0])))
+    elif event in ("os.listdir", "os.scandir", "os.exec", "os.system", "subprocess.Popen", "socket.connect"):
+        opened.append(f"{event} {os.path.realpath(args[0])}" if event.startswith("os.") else event)
+sys.addaudithook(look)
+for folder in sorted(sys.argv[1:]):
+    try:
+        r.report(c.open_checkpoint(folder))
+        print("read", os.path.basename(folder))
+    except ExplorerError as error:
+        print("refused", os.path.basename(folder), "|", error)
+mine = tuple(os.path.realpath(one) + os.sep for one in sys.argv[1:])
+library = tuple(os.path.realpath(one) + os.sep for one in (sys.prefix, sys.base_prefix, os.path.dirname(c.__file__)))
+for one in opened:
+    place = one.split(" ", 1)[-1]
+    if not (place + os.sep).startswith(mine) and not place.endswith((".py", ".pyc")) and not place.startswith(library):
+        print("OUTSIDE", one)
+print("heard", sum(one.startswith(mine) and one.endswith(".safetensors") for one in opened))
+"""
+
+
+def test_nothing_outside_a_hostile_folder_is_opened(tmp_path):
+    """Every file that the process opens is heard by an audit hook, from before the first folder to after the last."""
+    outside = save(tmp_path / "outside", mixtral())
+    (tmp_path / "secret.json").write_text(json.dumps(MIXTRAL))
+    folders = {
+        name: save(tmp_path / name, mixtral(), shards=2) for name in ("config", "index", "shard", "named", "good")
+    }
+    (folders["config"] / "config.json").unlink()
+    (folders["config"] / "config.json").symlink_to(tmp_path / "secret.json")
+    (folders["index"] / "model.safetensors.index.json").unlink()
+    (folders["index"] / "model.safetensors.index.json").symlink_to("/etc/hostname")
+    (folders["shard"] / "model-00002-of-00002.safetensors").unlink()
+    (folders["shard"] / "model-00002-of-00002.safetensors").symlink_to(outside / "model.safetensors")
+    index = folders["named"] / "model.safetensors.index.json"
+    places = json.loads(index.read_text())["weight_map"]
+    index.write_text(json.dumps({"weight_map": places | {GATE: "../outside/model.safetensors"}}))
+    (folders["good"] / "notes.txt").symlink_to("/etc/passwd")  # nobody asks for it
+    (folders["good"] / "more").symlink_to(tmp_path / "outside")
+    command = [sys.executable, "-c", HOSTILE, *map(str, folders.values())]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=Path(explorer.__file__).parents[1])
+    assert run.returncode == 0, run.stderr
+    told = run.stdout.splitlines()
+    assert int(told[-1].removeprefix("heard ")) > 4  # the hook hears what is opened inside
+    assert "read good" in told and sum(line.startswith("refused") for line in told) == 4, told
+    assert not [line for line in told if line.startswith("OUTSIDE")], told
