@@ -22,6 +22,7 @@ SETTINGS = {
     "heads": Knob(4, "attention heads", low=1, high=32),
     "expert_width": Knob(64, "hidden width of an expert, or of the feed-forward network", low=1, high=8192),
     "attention": Knob("softmax-attention", "the mechanism in the attention socket"),
+    "qk_norm": Knob("none", "RMS norm of the attention's queries and keys", choices=("none", "full")),
     "feed_forward": Knob("glu", "the mechanism in the feed-forward socket, or none"),
     "tied": Knob(True, "the output head shares the embedding's weights"),
     "kernel": Knob("auto", "how experts are computed", choices=("auto", "grouped_mm", "loop", "dense")),
@@ -110,7 +111,7 @@ def _layer(
     """
     d_model, other = settings["d_model"], settings["feed_forward"]
     if card.slot != "attention":
-        known = {"n_heads": settings["heads"], "causal": causal}
+        known = {"n_heads": settings["heads"], "causal": causal, "qk_norm": settings["qk_norm"]}
         attention = _other(settings["attention"], "attention", d_model, known)
         _scale(attention, settings["attention_scale"])
         if card.slot != "readout":

@@ -26,7 +26,7 @@ from explorer.experiment import Experiment
 
 Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(cli.__file__).resolve().parents[2]
-COMMANDS = ("serve", "lab", "list", "train", "verify", "balance", "inspect", "bench")
+COMMANDS = ("serve", "lab", "list", "train", "verify", "balance", "inspect", "trace", "bench")
 TINY = ("train", "topk-softmax", "--task", "clusters", "--steps", "3")
 
 

@@ -1,4 +1,4 @@
-"""The command line: gating-explorer serve | lab | list | train | verify | balance | inspect | bench.
+"""The command line: gating-explorer serve | lab | list | train | verify | balance | inspect | trace | bench.
 
 Nothing here imports torch before a command needs it, so that --help and a mistyped option answer at once. Results go to
 stdout, progress to stderr, and what goes wrong is one sentence there.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from explorer.cli import balance, inspect, train, verify
+from explorer.cli import balance, inspect, trace, train, verify
 from explorer.cli.output import show_table
 
 if TYPE_CHECKING:
@@ -233,6 +233,7 @@ command("train")(train.train)
 command("verify")(verify.verify)
 command("balance")(balance.balance)
 command("inspect")(inspect.inspect)
+command("trace")(trace.trace)
 
 
 # -- speed -------------------------------------------------------------------------------------------------------------

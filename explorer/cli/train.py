@@ -40,16 +40,25 @@ def train(
             metavar="PATH", help="Your own file or folder instead of the built-in text; repeatable.", show_default=False
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+    export_hf: Annotated[
+        Path | None,
+        typer.Option(
+            "--export-hf", metavar="DIR", help="Also write the model as transformers loads it.", show_default=False
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE, and the export in DIR, if they exist.")] = False,
 ) -> None:
     """Train a tiny model with one mechanism in it, and record every decision it makes.
 
     Example: gating-explorer train topk-softmax --task clusters --set k=1 --steps 400 -o run.safetensors
 
+    Example: gating-explorer train topk-softmax-raw --set qk_norm=full --export-hf tiny-olmoe -o run.safetensors
+
     Knobs and their ranges: gating-explorer list NAME. Ctrl-C stops after the step under way, saves what was recorded
     so far and ends with exit code 130; a second Ctrl-C stops at once and saves nothing.
     """
     target = free_target(output, force)
+    folder = None if export_hf is None else _free_folder(export_hf, force)
     given = _assignments(knobs or [])
     from explorer.experiment import Experiment
     from explorer.training.threads import calibrate_threads
@@ -57,17 +66,21 @@ def train(
     calibrate_threads()
     card, data = _spec(name), _task(task, text or [])
     experiment = Experiment(name, task=data, seed=seed, **{knob: _typed(card, knob, value) for knob, value in given})
+    if folder is not None:
+        _exportable(experiment)
     with Patience() as patience:
         seconds = _advance(experiment, steps, patience)
         experiment.recording.save(target)
         experiment.close()
+        exported = [] if folder is None else [("exported", _export(experiment, folder, force))]
     saved = f"{target} ({_size(target)})"
     if patience.signal:
         where = f"stopped after {experiment.step} of {steps} steps"
-        typer.echo(f"{where}; what was recorded so far is saved in {saved}", err=True)
+        also = "".join(f", the model as it is now in {made}" for _, made in exported)
+        typer.echo(f"{where}; what was recorded so far is saved in {saved}{also}", err=True)
         raise typer.Exit(128 + patience.signal)
     print(f"{name} on {task}, seed {seed}: {steps} steps in {seconds:.1f} s ({steps / seconds:.1f} steps/s)")
-    for what, value in [*_summary(experiment), ("recording", saved)]:
+    for what, value in [*_summary(experiment), ("recording", saved), *exported]:
         print(f"  {what:<14} {value}")
 
 
@@ -118,6 +131,27 @@ def _task(name: str, paths: list[str]) -> Any:
     if paths and name != "text":
         raise BadValue(f"--text gives files to the task 'text', not to {name!r}: leave --task out")
     return Text(paths) if paths else task(name)
+
+
+def _free_folder(path: Path, force: bool) -> Path:
+    from explorer.checkpoints.export_hf import free_folder
+
+    return free_folder(path, force)
+
+
+def _exportable(experiment: "Experiment") -> None:
+    """What cannot be exported is refused before an hour of training, not after it."""
+    from explorer.checkpoints.export_hf import architecture
+
+    architecture(experiment)
+
+
+def _export(experiment: "Experiment", folder: Path, force: bool) -> str:
+    """Write the folder; what was written, in words."""
+    from explorer.checkpoints.export_hf import architecture, export_hf
+
+    written = export_hf(experiment, folder, force=force)
+    return f"{written} ({architecture(experiment)}, {_size(written / 'model.safetensors')})"
 
 
 class Patience:
