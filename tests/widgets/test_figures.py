@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from explorer.balancing import MEASURES
-from tests.widgets import attention_pictures
+from tests.widgets import attention_pictures, trace_pictures
 from widgets import figures
 from widgets.figures import (
     attack_accuracy,
@@ -80,9 +80,12 @@ FULL = {
         (torch.rand(4, 6, 2), [0, 0, 1, 1], [2, 2, 0, 1], ["a", "b"], 0.5),
     ),
     "by_layer": lambda: (by_layer, ([[1, 2, 4.0], [3, 1, 2.0]], ["layer 0", "layer 1"], "Row lengths")),
-    **{name: lambda one=one: one for name, one in attention_pictures.FULL.items()},
+    **{name: lambda one=one: one for name, one in (attention_pictures.FULL | trace_pictures.FULL).items()},
 }
-UNTRAINED = {"by_layer": "There are no such numbers in this checkpoint."}  # of what nobody trains here
+UNTRAINED = {  # of what nobody trains here
+    "by_layer": "There are no such numbers in this checkpoint.",
+    **trace_pictures.UNTRACED,
+}
 EMPTY = {
     "by_layer": (by_layer, ([], [], "Row lengths")),
     "loss_curve": (loss_curve, ([], [])),
@@ -113,6 +116,7 @@ EMPTY = {
     "attack_accuracy": (attack_accuracy, (*[[]] * 6, 0.1)),
     "recovered_families": (recovered_families, (np.zeros((0, 6, 2)), [], [], [], 0.0)),
     **attention_pictures.EMPTY,
+    **trace_pictures.EMPTY,
 }
 
 
