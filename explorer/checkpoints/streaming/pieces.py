@@ -59,7 +59,7 @@ class Counted:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)
 
-    def read(self, file: str, start: int, end: int) -> bytearray:
+    def read(self, file: str, start: int, end: int) -> bytearray | memoryview:
         with self._lock:
             self.bytes += end - start
         return self._source.read(file, start, end)
