@@ -42,7 +42,9 @@ class BesidePart:
     def __init__(self, lab: "CheckpointLab") -> None:
         self.lab = lab
         self.comparison: Comparison | None = None
-        self.kind = W.Dropdown(options=[("-", "")], description="B is", style=STYLE, layout={"width": "min(420px, 100%)"})
+        self.kind = W.Dropdown(
+            options=[("-", "")], description="B is", style=STYLE, layout={"width": "min(420px, 100%)"}
+        )
         self.field = W.Text(description="where", style=STYLE, placeholder="a folder, a file, a hub id, or a recording",
                             continuous_update=False)  # fmt: skip
         self.texts = TextsPart(lab, self._changed)
