@@ -110,6 +110,9 @@ def _layer(
     causal: what the attention beside a mechanism is told, where it can be either.
     """
     d_model, other = settings["d_model"], settings["feed_forward"]
+    place = card if card.slot == "attention" else spec(settings["attention"])
+    if settings["qk_norm"] != "none" and "qk_norm" not in place.knobs:
+        raise BadValue(f"qk_norm={settings['qk_norm']}: {place.name} norms no queries and keys; softmax-attention can")
     if card.slot != "attention":
         known = {"n_heads": settings["heads"], "causal": causal, "qk_norm": settings["qk_norm"]}
         attention = _other(settings["attention"], "attention", d_model, known)

@@ -258,3 +258,12 @@ def test_the_learning_rate_warms_up_and_falls_to_a_tenth():
     for run.step in (0, 4, 9, 10, 55, 100, 500):
         rates.append(run.learning_rate())
     assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.55, 0.1, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs"), [("topk-softmax", {"attention": "gated-attention"}), ("sigmoid-attention", {})]
+)
+def test_a_norm_that_the_attention_does_not_have_is_refused(name, knobs):
+    with pytest.raises(BadValue, match="norms no queries and keys; softmax-attention can"):
+        Experiment(name, task="bigram-backcopy", qk_norm="full", **knobs)
+    assert Experiment("topk-softmax", task="bigram-backcopy", qk_norm="full", layers=1).model.blocks[0].attention.norm_q
