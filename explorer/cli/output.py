@@ -1,10 +1,14 @@
 """What the commands share: a file to write, a line of progress, a table."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MOST_ROWS = 100  # of a table in a terminal; the files hold all
 
 
 def free_target(path: Path, force: bool) -> Path:
@@ -22,6 +26,62 @@ def free_target(path: Path, force: bool) -> Path:
     if path.exists() and not force:
         raise BadValue(f"{str(path)!r} exists already; choose another name, or replace it with --force")
     return path
+
+
+def replaced(path: Path, suffix: str) -> Path:
+    """The same for a report, which may be there already: a file that ends in `suffix`."""
+    from explorer.errors import BadValue
+
+    if path.suffix != suffix:
+        raise BadValue(f"cannot save the report as {str(path)!r}: its name must end in {suffix}")
+    return free_target(path, force=True)
+
+
+def save_text(text: str, path: Path) -> None:
+    """Write a report, whole or not at all."""
+    from explorer.errors import ExplorerError
+    from explorer.recording_file import reason, replacing
+
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ExplorerError(f"cannot save to {str(path)!r}: {reason(error)}; nothing was changed there") from error
+    say(f"saved in {path}")
+
+
+def page_of(module: str, *arguments: str, given: str = "") -> str:
+    """What a program of `widgets` prints, which builds on this package and not the other way round. given: its stdin."""
+    from explorer.errors import ExplorerError
+
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], input=given, capture_output=True, cwd=ROOT, check=False,
+        encoding="utf-8", errors="replace",
+    )  # fmt: skip
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ExplorerError(f"the page could not be made: {last}")
+    return done.stdout
+
+
+def printable(text: str) -> str:
+    """Names from a file: without the characters that could move a terminal's cursor."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
+def in_bytes(size: int) -> str:
+    """4.24 GB."""
+    for unit, bytes_of in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if size >= bytes_of:
+            return f"{size / bytes_of:.3g} {unit}"
+    return f"{size / 1e3:.3g} kB"
+
+
+def duration(seconds: float) -> str:
+    """40 s, 12 min, 2.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def say(line: str) -> None:

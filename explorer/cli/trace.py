@@ -1,7 +1,5 @@
 """gating-explorer trace: where a trained model sends the tokens of one's own texts, as a recording and as a page."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -10,8 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from explorer.cli.inspect import MOST_ROWS, ROOT, _line, _save, _size, _target
-from explorer.cli.output import free_target, say, show_table
+from explorer.cli.output import (
+    MOST_ROWS,
+    duration,
+    free_target,
+    in_bytes,
+    page_of,
+    printable,
+    replaced,
+    save_text,
+    say,
+    show_table,
+)
 from explorer.cli.texts import texts_of, token_lists
 
 if TYPE_CHECKING:
@@ -89,7 +97,7 @@ def trace(
     Known architectures are read layer by layer, so that a model may be larger than memory; others are run by transformers.
     Ctrl-C stops, saves the finished layers and ends with exit code 130; a second Ctrl-C saves nothing.
     """
-    target, page = free_target(output, force), None if html is None else _target(html, ".html")
+    target, page = free_target(output, force), None if html is None else replaced(html, ".html")
     given = _given(text or [], domain or [], tokens)
     from explorer.checkpoints.checkpoint import open_checkpoint
     from explorer.checkpoints.files import CheckpointError
@@ -109,14 +117,14 @@ def trace(
             typer.echo(f"{error}; nothing was saved", err=True)
             raise typer.Exit(128 + patience.signal) from error
         recording.save(target)
-    saved = f"{target} ({_size(target.stat().st_size)})"
+    saved = f"{target} ({in_bytes(target.stat().st_size)})"
     if patience.signal:
         typer.echo(f"stopped: {_done(recording)}; they are saved in {saved}", err=True)
         raise typer.Exit(128 + patience.signal)
     _show(recording)
     typer.echo(f"the recording is saved in {saved}", err=True)
     if page is not None:
-        _save(_page(target), page)
+        save_text(page_of("widgets.export.trace_page", str(target.absolute())), page)
 
 
 # -- what is given -----------------------------------------------------------------------------------------------------
@@ -165,7 +173,7 @@ def _progress() -> Iterator[Callable[["Progress"], None]]:
 
         def show(now: "Progress") -> None:
             layer = f"layer {now.layer + 1} of {now.layers}" if now.layers else "loading"
-            state = _state(now) if now.layers else _line(now.what)
+            state = _state(now) if now.layers else printable(now.what)
             bar.update(task, completed=now.layer, total=now.layers or None, layer=layer, state=state)
 
         yield show
@@ -177,7 +185,7 @@ def _lines() -> Callable[["Progress"], None]:
     def show(now: "Progress") -> None:
         nonlocal told
         if not now.layers:
-            say(_line(now.what))
+            say(printable(now.what))
         elif now.layer * 10 // now.layers > told:
             told = now.layer * 10 // now.layers
             say(f"layer {now.layer + 1} of {now.layers}: {_state(now)}")
@@ -186,9 +194,7 @@ def _lines() -> Callable[["Progress"], None]:
 
 
 def _state(now: "Progress") -> str:
-    from explorer.cli.train import _duration
-
-    return f"{_size(now.bytes_read)} read, about {_size(now.bytes_left)} and {_duration(now.seconds_left)} left"
+    return f"{in_bytes(now.bytes_read)} read, about {in_bytes(now.bytes_left)} and {duration(now.seconds_left)} left"
 
 
 def _done(recording: "Recording") -> str:
@@ -201,15 +207,15 @@ def _done(recording: "Recording") -> str:
 def _show(recording: "Recording") -> None:
     about = recording.header["trace"]
     texts, windows = len(set(about["text"])), len(about["domain"])
-    names = ", ".join(map(_line, about["domains"]))
+    names = ", ".join(map(printable, about["domains"]))
     print(
-        f"{_line(about['architecture'])}: {about['tokens']:,} tokens of {texts} text{'s' if texts > 1 else ''} in {windows} "
-        f"window{'s' if windows > 1 else ''} of at most {about['window']:,}{f' ({names})' if names else ''}"
+        f"{printable(about['architecture'])}: {about['tokens']:,} tokens of {texts} text{'s' if texts > 1 else ''} "
+        f"in {windows} window{'s' if windows > 1 else ''} of at most {about['window']:,}{f' ({names})' if names else ''}"
     )
-    why = f", as {_line(about['why'])}" if about["why"] else ""
-    print(f"{about['method']} in {about['seconds']:.1f} s, {_size(about['bytes_read'])} read{why}")
+    why = f", as {printable(about['why'])}" if about["why"] else ""
+    print(f"{about['method']} in {about['seconds']:.1f} s, {in_bytes(about['bytes_read'])} read{why}")
     if about["added"]:
-        print(f"its tokenizer added {', '.join(map(_line, about['added']))} to every text")
+        print(f"its tokenizer added {', '.join(map(printable, about['added']))} to every text")
     print()
     rows = list(_rows(recording))
     show_table(("layer", "experts", "effective", "busiest", "token entropy", "margin"), rows[:MOST_ROWS])
@@ -227,18 +233,6 @@ def _rows(recording: "Recording") -> Iterator[tuple[str, ...]]:
         share = metrics.load_fraction(counts)
         best, row = int(share.argmax()), routing.loc[layer]
         yield (
-            _line(layer), str(len(share)), f"{float(metrics.effective_experts(counts)):.1f}",
+            printable(layer), str(len(share)), f"{float(metrics.effective_experts(counts)):.1f}",
             f"{best} ({float(share[best]):.1%})", f"{row['token_entropy']:.3f}", f"{row['margin']:.3g}",
         )  # fmt: skip
-
-
-def _page(recording: Path) -> str:
-    """Pages are drawn by `widgets`, which builds on this package and not the other way round: a program of its own."""
-    from explorer.errors import ExplorerError
-
-    command = [sys.executable, "-m", "widgets.export.trace_page", str(recording.absolute())]
-    done = subprocess.run(command, capture_output=True, cwd=ROOT, check=False, encoding="utf-8", errors="replace")
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ExplorerError(f"the page could not be made: {last}")
-    return done.stdout

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from explorer.cli.output import free_target, say
+from explorer.cli.output import duration, free_target, in_bytes, say
 
 if TYPE_CHECKING:
     from explorer.catalogue import Spec
@@ -73,7 +73,7 @@ def train(
         experiment.recording.save(target)
         experiment.close()
         exported = [] if folder is None else [("exported", _export(experiment, folder, force))]
-    saved = f"{target} ({_size(target)})"
+    saved = f"{target} ({in_bytes(target.stat().st_size)})"
     if patience.signal:
         where = f"stopped after {experiment.step} of {steps} steps"
         also = "".join(f", the model as it is now in {made}" for _, made in exported)
@@ -151,7 +151,7 @@ def _export(experiment: "Experiment", folder: Path, force: bool) -> str:
     from explorer.checkpoints.export_hf import architecture, export_hf
 
     written = export_hf(experiment, folder, force=force)
-    return f"{written} ({architecture(experiment)}, {_size(written / 'model.safetensors')})"
+    return f"{written} ({architecture(experiment)}, {in_bytes((written / 'model.safetensors').stat().st_size)})"
 
 
 class Patience:
@@ -216,7 +216,7 @@ def _progress(steps: int) -> Iterator[Callable[["Step"], None]]:
 
         def show(step: "Step") -> None:
             done, rate, left = pace(step)
-            bar.update(task, completed=done, state=f"loss {step.loss:.3f}, {rate:.1f} steps/s, {_duration(left)} left")
+            bar.update(task, completed=done, state=f"loss {step.loss:.3f}, {rate:.1f} steps/s, {duration(left)} left")
 
         yield show
 
@@ -224,17 +224,7 @@ def _progress(steps: int) -> Iterator[Callable[["Step"], None]]:
 def _line(step: "Step", steps: int, done: int, rate: float, left: float) -> None:
     if done % math.ceil(steps / 10) and done != steps:
         return
-    say(f"step {done} of {steps}: loss {step.loss:.3f}, {rate:.1f} steps/s, {_duration(left)} left")
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )
+    say(f"step {done} of {steps}: loss {step.loss:.3f}, {rate:.1f} steps/s, {duration(left)} left")
 
 
 def _summary(experiment: "Experiment") -> Iterator[tuple[str, str]]:
@@ -269,8 +259,3 @@ def _balance(seen: Any) -> Iterator[tuple[str, str]]:
         floor = metrics.max_violation_floor(tokens, E, k)[1]
         scale = f"0 even, {E / k - 1:.3g} collapsed, up to {floor:.2f} by chance"
         yield "" if i else "balance", f"MaxVio {metrics.max_violation(counts):.2f} in {layer} ({scale})"
-
-
-def _size(file: Path) -> str:
-    size = file.stat().st_size
-    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
