@@ -13,6 +13,7 @@ from explorer.errors import BadValue
 from widgets.labs.code import listing
 from widgets.labs.controls import Folded, button
 from widgets.labs.frame import escape
+from widgets.labs.sharing import about_copying
 from widgets.states.checkpoint_code import script
 from widgets.states.checkpoint_view import Seen
 from widgets.views import Courier
@@ -142,14 +143,8 @@ class SharingPart:
         return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:60].strip("-.") or "checkpoint"
 
     def _say_link(self, copied: dict[str, Any]) -> None:
-        if copied.get("ok"):
-            self._say("Copied.")
-        elif copied:
-            link = escape(str(copied.get("link") or copied.get("text") or ""))
-            self.said.value = (
-                '<div role="status">The browser did not allow copying; here it is: '
-                f'<input readonly aria-label="link to copy" value="{link}" style="width:100%"></div>'
-            )
+        if copied:
+            self.said.value = about_copying(copied)
 
     def _say(self, sentence: str) -> None:
         self.said.value = f'<div role="status">{escape(sentence)}</div>'

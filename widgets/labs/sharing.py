@@ -85,14 +85,19 @@ class SharingPart:
         return f"{run.spec.name}-{self.lab.state.task}-seed{run.seed}-step{run.step}"
 
     def _say_link(self, copied: dict[str, object]) -> None:
-        if copied.get("ok"):
-            self._say("Copied." if "link" not in copied else "Link copied.")
-        elif copied:
-            link = escape(str(copied.get("link") or copied.get("text") or ""))
-            self.said.value = (
-                '<div role="status">The browser did not allow copying; here it is: '
-                f'<input readonly aria-label="link to copy" value="{link}" style="width:100%"></div>'
-            )
+        if copied:
+            self.said.value = about_copying(copied)
 
     def _say(self, sentence: str) -> None:
         self.said.value = f'<div role="status">{escape(sentence)}</div>'
+
+
+def about_copying(copied: dict[str, object]) -> str:
+    """What the browser answered to a wish to copy, as HTML: done, or the link to copy by hand."""
+    if copied.get("ok"):
+        return f'<div role="status">{"Copied." if "link" not in copied else "Link copied."}</div>'
+    link = escape(str(copied.get("link") or copied.get("text") or ""))
+    return (
+        '<div role="status">The browser did not allow copying; here it is: '
+        f'<input readonly aria-label="link to copy" value="{link}" style="width:100%"></div>'
+    )
