@@ -139,16 +139,25 @@ def serve(
     host: Host = "127.0.0.1",
     base_url: BaseUrl = "/",
     token: Token = "",
+    people: Annotated[
+        int,
+        typer.Option(
+            "--class", metavar="N", min=0, max=500, help="A class of N people: warm pages, limits, a line when full."
+        ),
+    ] = 0,
 ) -> None:
     """Serve the pages to this machine's browser until Ctrl-C.
 
     Example: gating-explorer serve --port 8866
 
+    Example: gating-explorer serve --class 30 --host 0.0.0.0 --token sesame
+
     A link opens a page in one state: http://localhost:8866/voila/render/labs/routing.ipynb?mechanism=switch&seed=5
     """
     from explorer import serving
 
-    raise typer.Exit(serving.serve(port, browser, base_url, token, host))
+    of_a_class: dict[str, Any] = {"people": people} if people else {}
+    raise typer.Exit(serving.serve(port, browser, base_url, token, host, **of_a_class))
 
 
 @command("lab")

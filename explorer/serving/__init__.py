@@ -9,6 +9,7 @@ import http.client
 import importlib.util
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -25,6 +26,8 @@ from explorer.serving.server import plotly_url
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+MOST_PEOPLE = 500
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class CannotServe(ExplorerError):
@@ -38,13 +41,21 @@ def serve(
     token: str = "",
     host: str = "127.0.0.1",
     pages: str | Path | None = None,
+    people: int = 0,
 ) -> int:
     """Serve the pages with Voila until Ctrl-C; returns the exit code of the server (0 after Ctrl-C).
 
     port: 0 takes a free one.  browser: open the page where there is a browser.  base_url: the prefix behind a proxy.
     token: what a visitor must know; "" lets in everyone who reaches `host`.  pages: another folder of notebooks.
+    people: a class of so many: pages start warm, who comes when the room is full waits in line, and a server that
+    other machines reach makes a token if it is given none.
     """
-    return _run("voila", port, browser, base_url, token, host, pages)
+    if not 0 <= people <= MOST_PEOPLE:
+        raise BadValue(f"a class of {people} does not fit on one server; up to {MOST_PEOPLE} do")
+    if people and host not in LOOPBACK:
+        # a whole network reaches it
+        token = token or secrets.token_hex(4)
+    return _run("voila", port, browser, base_url, token, host, pages, people)
 
 
 def lab(
@@ -74,12 +85,21 @@ def _is_clone() -> bool:
     return (ROOT / "pyproject.toml").is_file()
 
 
-def _run(kind: str, port: int, browser: bool, base_url: str, token: str, host: str, pages: str | Path | None) -> int:
+def _run(
+    kind: str,
+    port: int,
+    browser: bool,
+    base_url: str,
+    token: str,
+    host: str,
+    pages: str | Path | None,
+    people: int = 0,
+) -> int:
     settings = {"kind": kind, "port": _free_port(host, port), "base_url": _normalised(base_url), "token": token}
     folder = Path(pages).resolve() if pages is not None else pages_folder()
     if not folder.is_dir():
         raise BadValue(f"{str(pages)!r} is not a folder of notebooks")
-    settings |= {"host": host, "pages": str(folder)}
+    settings |= {"host": host, "pages": str(folder), "class": people}
     address = _address(settings)
     # a session of its own: Ctrl-C reaches this process alone, which then asks the server once
     server = subprocess.Popen(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from explorer.serving import environment
-from explorer.serving.server import PLOTLY_URL, let_pages_say_goodbye, plotly_handler, plotly_url
+from explorer.serving.server import CONNECTION, PLOTLY_URL, let_pages_say_goodbye, plotly_handler, plotly_url
 
 HERE = Path(__file__).resolve().parent
 
@@ -26,6 +26,9 @@ def _link_jupyter_server_extension(app: Any) -> None:
 
     os.environ.update(environment())
     settings = Config(configuration())
+    # with a gateway, kernels run elsewhere and have connections of their own kind
+    if not (app.config.GatewayClient.get("url") or os.environ.get("JUPYTER_GATEWAY_URL")):
+        settings.ServerApp.kernel_websocket_connection_class = CONNECTION
     settings.merge(app.config)
     app.update_config(settings)
 

@@ -1,6 +1,6 @@
 """The server process: Voila (or JupyterLab) with this project's configuration; settings arrive on standard input.
 
-Run by its path and importing nothing of the project: the server of a class must not carry torch.
+Run by its path and importing nothing of the project that would bring torch: the server of a class must not carry it.
 """
 
 import contextlib
@@ -21,6 +21,10 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 # where a page finds plotly's own bundle: kernels inherit it and widgets/views hands it to the browser
 PLOTLY_URL = "GATING_EXPLORER_PLOTLY_URL"
+# checks what browsers send to kernels
+CONNECTION = "explorer.serving.guard.Guarded"
+# the same, and keeps from readers what is meant for authors
+READERS_CONNECTION = "explorer.serving.guard.Discreet"
 
 
 def plotly_folder() -> str:
@@ -106,7 +110,12 @@ def voila_app(settings: dict[str, Any]) -> Any:
 
         def init_handlers(self) -> list[Any]:
             own = [plotly_handler(self.server_url), *front_door(self.server_url, Path(self.root_dir))]
-            return [*own, *super().init_handlers()]
+            return [*own, *room_of(self, settings, super().init_handlers())]
+
+        def listen(self) -> None:
+            # nothing that comes by HTTP is longer than a form with a token
+            self.app.listen = functools.partial(self.app.listen, max_body_size=2**20)
+            super().listen()
 
     let_pages_say_goodbye()
     # our file alone: a voila.json that happens to lie in the current folder must not change the pages
@@ -122,12 +131,28 @@ def voila_app(settings: dict[str, Any]) -> Any:
             f"--Voila.port={settings['port']}",
             f"--Voila.base_url={settings['base_url']}",
             f"--Voila.token={settings['token']}",
+            f"--Voila.kernel_websocket_connection_class={READERS_CONNECTION}",
+            "--MappingKernelManager.allow_tracebacks=False",
             "--Voila.log_level=WARN",
             f"--KernelManager.transport={_transport()}",
             settings["pages"],
         ]
     )
     return app
+
+
+def room_of(app: Any, settings: dict[str, Any], handlers: list[Any]) -> list[Any]:
+    """The handlers of a server for a class, whose kernels are forked, limited and counted; without a class, as they are."""
+    people = settings.get("class", 0)
+    if not people:
+        return handlers
+    from explorer.serving import provisioner, room
+
+    room.begin_to_log()
+    provisioner.install(app, nice=room.NICE, memory=room.MEMORY)
+    place = room.Room(people)
+    place.open(app.kernel_manager)
+    return room.with_room(handlers, place, app.server_url)
 
 
 def let_pages_say_goodbye() -> None:
@@ -180,11 +205,19 @@ def lab(settings: dict[str, Any]) -> None:
             f"--IdentityProvider.token={settings['token']}",
             f"--ServerApp.root_dir={settings['pages']}",
             f"--ServerApp.extra_static_paths={plotly_folder()}",
+            f"--ServerApp.kernel_websocket_connection_class={CONNECTION}",
+            f"--ServerApp.tornado_settings={_tornado_settings()}",
             "--ServerApp.open_browser=False",
             "--ServerApp.allow_root=True",
             "--ServerApp.log_level=WARN",
         ]
     )
+
+
+def _tornado_settings() -> dict[str, Any]:
+    """Those of voila.json, for a server that is not Voila's."""
+    settings: dict[str, Any] = json.loads((HERE / "voila.json").read_text())["Voila"]["tornado_settings"]
+    return settings
 
 
 if __name__ == "__main__":
