@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from explorer.claims import Verdict, verify
     from explorer.comparison import compare
     from explorer.experiment import Experiment, Step
+    from explorer.lessons.checking import check
     from explorer.recorder import record
     from explorer.recording import Recording
     from explorer.taps import Instrumented, edit
@@ -23,8 +24,9 @@ __version__ = "0.1.0"
 # No public name may also be the name of a module of its own here: importing that module would put it over the name.
 _LAZY = {
     "Checkpoint": "checkpoints.checkpoint", "Experiment": "experiment", "Instrumented": "taps", "Recording": "recording",
-    "RecordingCallback": "checkpoints.callbacks", "Step": "experiment", "Verdict": "claims", "compare": "comparison",
-    "edit": "taps", "open_checkpoint": "checkpoints.checkpoint", "record": "recorder", "verify": "claims",
+    "RecordingCallback": "checkpoints.callbacks", "Step": "experiment", "Verdict": "claims", "check": "lessons.checking",
+    "compare": "comparison", "edit": "taps", "open_checkpoint": "checkpoints.checkpoint", "record": "recorder",
+    "verify": "claims",
 }  # fmt: skip
 _MODULES = (
     "analyses", "claims", "experiment", "kernels", "mechanisms", "metrics", "models", "recording", "taps", "tasks",
@@ -33,7 +35,8 @@ _MODULES = (
 
 __all__ = [
     "Checkpoint", "Claim", "Experiment", "ExplorerError", "Instrumented", "Knob", "Paper", "Recording", "Spec", "Step",
-    "Verdict", "build", "catalogue", "compare", "edit", "metrics", "names", "open_checkpoint", "record", "spec", "verify",
+    "Verdict", "build", "catalogue", "check", "compare", "edit", "metrics", "names", "open_checkpoint", "record", "spec",
+    "verify",
 ]  # fmt: skip
 
 
