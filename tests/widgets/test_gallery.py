@@ -184,7 +184,7 @@ def test_links_keep_the_theme_and_lead_to_files_that_exist():
     links = [part.split('"')[0] for part in dark.split('href="')[1:]]
     ours = [link for link in links if not link.startswith("https://arxiv.org/abs/")]
     assert "labs/routing.ipynb?mechanism=switch&amp;theme=dark" in ours
-    assert "labs/routing.ipynb?preset=collapse&amp;theme=dark" in ours
+    assert "lessons/2_top_k_routing.ipynb?theme=dark" in ours
     assert all(link.endswith("theme=dark") and (ROOT / "notebooks" / link.split("?")[0]).is_file() for link in ours)
 
 
