@@ -1,4 +1,4 @@
-"""The command line: gating-explorer serve | lab | list | train | verify | balance | inspect | trace | bench.
+"""The command line: gating-explorer serve | lab | class | list | train | verify | balance | inspect | trace | bench.
 
 Nothing here imports torch before a command needs it, so that --help and a mistyped option answer at once. Results go to
 stdout, progress to stderr, and what goes wrong is one sentence there.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from explorer.cli import balance, inspect, trace, train, verify
+from explorer.cli import balance, classroom, inspect, trace, train, verify
 from explorer.cli.output import show_table
 
 if TYPE_CHECKING:
@@ -145,6 +145,10 @@ def serve(
             "--class", metavar="N", min=0, max=500, help="A class of N people: warm pages, limits, a line when full."
         ),
     ] = 0,
+    processes: Annotated[
+        int,
+        typer.Option(metavar="P", min=1, max=16, help="With --class: so many processes render its pages."),
+    ] = 1,
 ) -> None:
     """Serve the pages to this machine's browser until Ctrl-C.
 
@@ -157,6 +161,7 @@ def serve(
     from explorer import serving
 
     of_a_class: dict[str, Any] = {"people": people} if people else {}
+    of_a_class |= {"processes": processes} if processes > 1 else {}
     raise typer.Exit(serving.serve(port, browser, base_url, token, host, **of_a_class))
 
 
@@ -243,6 +248,7 @@ command("verify")(verify.verify)
 command("balance")(balance.balance)
 command("inspect")(inspect.inspect)
 command("trace")(trace.trace)
+app.add_typer(classroom.app, name="class")
 
 
 # -- speed -------------------------------------------------------------------------------------------------------------

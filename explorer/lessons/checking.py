@@ -1,6 +1,6 @@
 """explorer.check("2.1", route): run an exercise's checks on a student's function, and say in a sentence what is not right.
 
-Grading without a screen is the same call: `assert explorer.check("2.1", route).passed`.
+Grading without a screen is the same: `explorer.lessons.graders.require("2.1", globals())` fails with the hint.
 """
 
 import html
@@ -13,7 +13,7 @@ import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import CodeType, TracebackType
 from typing import Any
@@ -64,12 +64,17 @@ def check(exercise: str | Exercise, function: Any) -> Result:
     gradient mode are as before. The result is kept for the class where a student's name is known.
     """
     asked = exercise if isinstance(exercise, Exercise) else find(exercise)
+    result = judge(asked, function)
+    return result if asked.is_starter(function) else replace(result, note=_keep(asked, result.hint))
+
+
+def judge(asked: Exercise, function: Any, seconds: float | None = None) -> Result:
+    """The same verdict, which nobody keeps: what a grader asks for. seconds: in place of the exercise's own limit."""
     if asked.is_starter(function):
         return Result(asked.id, False, "This is still the code to begin with: go on where its `...` stands.", 0.0)
     began = time.perf_counter()
-    hint = _unusable(asked, function) or _judged(asked, function)
-    seconds = time.perf_counter() - began
-    return Result(asked.id, not hint, hint, seconds, _keep(asked, hint))
+    hint = _unusable(asked, function) or _judged(asked, function, asked.seconds if seconds is None else seconds)
+    return Result(asked.id, not hint, hint, time.perf_counter() - began)
 
 
 def _unusable(asked: Exercise, function: Any) -> str:
@@ -90,7 +95,7 @@ def _unusable(asked: Exercise, function: Any) -> str:
     return ""
 
 
-def _judged(asked: Exercise, function: Callable[..., Any]) -> str:
+def _judged(asked: Exercise, function: Callable[..., Any], seconds: float) -> str:
     """The hint of the first check that fails; "" if none does."""
 
     def work() -> None:
@@ -100,11 +105,11 @@ def _judged(asked: Exercise, function: Callable[..., Any]) -> str:
 
     try:
         with _untouched():
-            limited(work, asked.seconds)
+            limited(work, seconds)
     except Wrong as wrong:
         return str(wrong)
     except TimeUp:
-        return f"It did not end within {asked.seconds:g} seconds: is there a loop that never stops?"
+        return f"It did not end within {seconds:g} seconds: is there a loop that never stops?"
     except SystemExit:
         return f"{asked.name} ends the whole program (exit); let it return its result instead."
     except Exception as error:  # noqa: BLE001  whatever a student's code raises

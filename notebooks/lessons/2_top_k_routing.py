@@ -61,12 +61,13 @@ run("2.load", "topk-softmax", layers=1, outcome="largest share", pictures=("load
 # %% [markdown]
 # ## Explain
 #
-# In the first steps the lines of the load run together, and then they part: chance decides who is chosen a little more
-# often, who is chosen learns, and who has learnt is chosen more. They do not part without end, because the run has a
-# small *auxiliary loss* that charges for uneven use (lesson 3 takes it away). The second picture tells two kinds of
-# evenness apart. The entropy of the *load* says whether all experts are used, over many tokens; the entropy of a *token's
-# choice* says how undecided the router is about a single one. A good router keeps the first high and lets the second
-# fall: every expert is used, and each token knows where to go.
+# In the first steps a few experts take most of the tokens: chance decides who is chosen a little more often, who is
+# chosen learns, and who has learnt is chosen more. Then the lines come nearer to each other, because the run has a
+# small *auxiliary loss* that charges for uneven use (lesson 3 takes it away). With seed 0 the busiest expert still
+# has 22 % at the end, in the mean of the last 20 steps. The second picture tells two kinds of evenness apart. The
+# entropy of the *load* says whether all experts are used, over many tokens; the entropy of a *token's choice* says
+# how undecided the router is about a single one. A good router keeps the first high and lets the second fall: every
+# expert is used, and each token knows where to go.
 #
 # ## Predict: one expert or two?
 #
@@ -161,3 +162,7 @@ further(
         ("Fedus et al.: Switch Transformers, 2021", "https://arxiv.org/abs/2101.03961"),
     ]
 )
+
+# %% [markdown]
+# Next: [lesson 3, collapse and balance](3_collapse_and_balance.ipynb). All lessons and labs are in the
+# [gallery](../index.ipynb).

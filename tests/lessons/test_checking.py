@@ -14,7 +14,8 @@ import torch
 
 import explorer
 from explorer.errors import UnknownName
-from explorer.lessons import Exercise, Result, Wrong, checking, exercise, progress
+from explorer.lessons import Exercise, Result, Wrong, checking, exercise, limit, progress
+from explorer.lessons.checking import judge
 from explorer.lessons.limit import TimeUp, limited
 from explorer.lessons.progress import Progress
 
@@ -77,6 +78,15 @@ def stubborn(logits, k):
             k += 1
         except:  # noqa: E722
             pass
+
+
+def resisting(logits, k):
+    while True:
+        try:
+            time.sleep(0.01)
+            k += 1
+        except:  # noqa: E722
+            k = 0
 
 
 def nothing(logits, k):
@@ -163,12 +173,29 @@ def test_further_parameters_with_defaults_are_welcome():
     assert explorer.check("2.1", lambda *anything: right(*anything, *())).passed
 
 
-@pytest.mark.parametrize("answer", [endless, stubborn, asleep], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("answer", [endless, stubborn, resisting, asleep], ids=lambda one: one.__name__)
 def test_what_never_ends_is_ended_on_the_main_thread_in_time(answer):
     began = time.monotonic()
     assert "did not end" in explorer.check("2.1", answer).hint
     assert time.monotonic() - began < 3
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_an_answer_that_had_to_wait_for_its_turn_is_not_called_endless(monkeypatch):
+    heard = []
+
+    def patient(logits, k):
+        time.sleep(0.3)  # in each of two checks: longer than the 0.4 s of both
+        return right(logits, k)
+
+    with monkeypatch.context() as busy:
+        busy.setattr(limit, "queued", lambda _thread: time.monotonic())
+        assert explorer.check("2.1", patient).hint == ""
+        other = threading.Thread(target=lambda: heard.append(explorer.check("2.1", patient)))
+        other.start()
+        other.join()
+        assert heard[0].hint == ""
+    assert "did not end" in explorer.check("2.1", patient).hint
 
 
 def test_what_never_ends_is_ended_on_another_thread_too():
@@ -252,6 +279,14 @@ def test_a_result_is_noted_where_a_student_is_known(monkeypatch):
     assert [one[1:5] for one in rows] == [("Ada", 2, "exercise", "2.1")] * 2
     assert [one.correct for one in rows] == [False, True]
     assert "sum to one" in rows[0].value and rows[1].value == "passed"
+
+
+def test_a_grader_s_verdict_is_the_same_and_nobody_s_progress(monkeypatch):
+    monkeypatch.setenv("GATING_EXPLORER_STUDENT", "Ada")
+    verdicts = [judge(TOP_K, one) for one in (right, not_renormalised)]
+    assert [one.passed for one in verdicts] == [True, False] and "sum to one" in verdicts[1].hint
+    assert "did not end within 0.2 seconds" in judge(TOP_K, endless, 0.2).hint
+    assert Progress().rows() == []
 
 
 def test_a_result_that_cannot_be_stored_still_counts_and_says_so(monkeypatch, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from nbclient import NotebookClient
 
 from explorer.serving import environment
+from widgets.lessons.desk import SWITCH
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -57,7 +58,8 @@ def test_a_page_is_thin(path: Path) -> None:
 @every_page
 def test_a_page_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Executed by the kernel that the server would start, in the page's own folder, with live runs cut short."""
-    for name, value in {**environment(), "GATING_EXPLORER_HEADLESS": "1", "IPYTHONDIR": str(tmp_path)}.items():
+    short = {"GATING_EXPLORER_HEADLESS": "1", SWITCH: "2"}
+    for name, value in {**environment(), **short, "IPYTHONDIR": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
     notebook = read(path)
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(path.parent)}}).execute()

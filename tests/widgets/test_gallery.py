@@ -197,7 +197,7 @@ def notebook(path, *cells, **metadata):
 def test_the_doors_follow_the_files(tmp_path):
     empty = gallery.doors(state.Asked(), tmp_path)
     assert "href" not in empty and empty.count("ge-door") == 4
-    for sentence in ("None is here yet; the first", "Their lab is not here yet"):
+    for sentence in ("None is here yet.", "Their lab is not here yet"):
         assert sentence in empty
     notebook(tmp_path / "lessons/02-two.ipynb", "# Why *k* > 1\ntext")
     notebook(tmp_path / "lessons/01-what-is-a-gate.ipynb", "no heading")
@@ -211,7 +211,23 @@ def test_the_doors_follow_the_files(tmp_path):
         ['labs/attention.ipynb"', "Attention lab"],
         ['labs/checkpoint.ipynb"', "Trained models"],
     ]
-    assert "not here yet" not in full and "Until then" not in full
+    assert "not here yet" not in full and "Until then" not in full and "No time" not in full
+    notebook(tmp_path / "labs/routing.ipynb", title="Routing lab")
+    assert "No time for a lesson?" in gallery.doors(state.Asked(), tmp_path)
+
+
+def test_the_eight_lessons_stand_in_their_order_under_their_names():
+    names = [page.title for page in state.lessons(ROOT / "notebooks")]
+    assert names == [
+        "Lesson 1: What is a gate?",
+        "Lesson 2: Top-k routing, by hand and live",
+        "Lesson 3: Collapse and balance",
+        "Lesson 4: Token choice, expert choice, capacity",
+        "Lesson 5: Sigmoid scores and loss-free bias",
+        "Lesson 6: What do experts learn?",
+        "Lesson 7: Attention sinks and gated attention",
+        "Lesson 8: Read a trained checkpoint",
+    ]
 
 
 def test_a_verdict_on_an_older_claim_is_not_shown(page):

@@ -1,6 +1,7 @@
 """The parts of a lesson without a browser: what they ask, keep, run and say."""
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -18,8 +19,10 @@ from explorer.lessons import exercise as exercises
 from explorer.lessons import progress
 from explorer.lessons.progress import Progress
 from widgets import lessons
-from widgets.lessons import asking, desk, form, outcomes, parts, prose, running
+from widgets.lessons import asking, desk, form, outcomes, parts, presence, prose, running, tracing
 from widgets.lessons.pictures import PICTURES
+from widgets.lessons.place import MainPart
+from widgets.views import Chart
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "notebooks" / "lessons").glob("*.py"))
@@ -165,7 +168,7 @@ def test_afterwards_the_prediction_stands_beside_what_came(at):
     said = the_form(part).said
     assert "You predicted: <strong>25 per cent</strong>" in said
     assert f"<strong>{outcomes.shown('largest share', came)}</strong>" in said
-    assert f"off by {abs(0.25 - came):.0%}".rstrip("%") in said and "percentage points" in said
+    assert f"off by {abs(0.25 - came):.1%}".rstrip("%") in said and "percentage points" in said
     assert not the_form(part).enabled, "what was predicted cannot be changed afterwards"
     the_form(part)._heard(None, {"kind": "answer", "value": 60}, [])
     assert at.predictions["2.load"] == 25.0
@@ -302,6 +305,7 @@ def test_pictures_are_not_drawn_for_a_page_that_has_not_drawn_the_last(at):
         chart._sent += 1  # a frame is under way
     drawn = [chart.frame["number"] for chart in one.charts.values()]
     one._beginning = True  # as in the middle of a run
+    one.presence.begin()
     one.draw()
     assert [chart.frame["number"] for chart in one.charts.values()] == drawn and not one._ready()
 
@@ -346,11 +350,133 @@ def test_pictures_of_attention_have_something_to_show(name, at):
     assert "othing to show" not in next(iter(one.charts.values())).frame["summary"]
 
 
-@pytest.mark.parametrize("name", [one for one in outcomes.OUTCOMES if one != "sink"])
+@pytest.mark.parametrize("name", [one for one in outcomes.OUTCOMES if one not in ("sink", "kept", "byte over domain")])
 def test_every_outcome_is_a_number_in_words(name):
     runs = [explorer.Experiment(**{**SMALL, "k": k}).run(3) for k in (2, 1)]
     value = outcomes.came(name, runs)
     assert value == value and outcomes.shown(name, value)
+
+
+class OfTokens(dict):
+    """A model whose experts go by the byte, or by the domain, as a table of specialisation says it."""
+
+    step = 0
+
+    def __hash__(self):
+        return id(self)
+
+
+@pytest.mark.parametrize(
+    "row, ahead",
+    [((0.05, 0.01, 0.75, 0.05), 0.66), ((0.75, 0.05, 0.05, 0.01), -0.66), ((0.3, 0.3, 0.3, 0.3), 0.0)],
+)
+def test_byte_and_domain_are_compared_above_what_chance_gives(monkeypatch, row, ahead):
+    import pandas as pd
+
+    columns = ["domain_nmi", "domain_floor", "vocabulary_nmi", "vocabulary_floor"]
+    table = pd.DataFrame([("ffn", *row)], columns=["layer", *columns])
+    monkeypatch.setattr(outcomes, "specialisation", lambda _: table)
+    assert outcomes.came("byte over domain", [OfTokens()]) == pytest.approx(ahead)
+    said = outcomes.OUTCOMES["byte over domain"].more([OfTokens()])
+    assert f"the byte tells {row[2]:.0%}".rstrip("%") in said and f"by chance {row[1]:.0%}".rstrip("%") in said
+
+
+def test_what_is_measured_of_held_out_data_is_that_of_the_step_the_run_is_at(at):
+    one = panel(at, steps=2, waits=False, recipes={"A": {**SMALL, "task": "text", "layers": 1, "batch": 2}}, outcome="")
+    drive(one)
+    before = outcomes.specialisation(one.runs[0])
+    assert outcomes.specialisation(one.runs[0]) is before
+    one.runs[0].advance()
+    assert outcomes.specialisation(one.runs[0]) is not before
+
+
+# -- a run whose page was closed ---------------------------------------------------------------------------------------------
+def test_a_run_that_no_page_answers_waits_and_goes_on_when_one_does(at, monkeypatch):
+    monkeypatch.setattr(presence, "ALONE", 0.3)
+    monkeypatch.setattr(presence, "LOOK", 0.02)
+    one = panel(at, steps=1_000_000, waits=False)
+
+    async def until(what):
+        for _ in range(1500):
+            await asyncio.sleep(0.02)
+            if what():
+                return True
+        return False
+
+    async def go():
+        one.start()
+        await one._task
+        assert await until(lambda: one.presence.waiting), "nobody has answered"
+        here = one.step
+        assert here > 0 and not one.running and running.LEFT in one.status.value
+        await asyncio.sleep(0.2)
+        assert one.step == here
+        next(iter(one.charts.values()))._drawn(1, "")
+        assert await until(lambda: one.step > here), "the page is back"
+        assert await until(lambda: one.presence.waiting), "and gone again"
+        one.pause()
+        here = one.step
+        next(iter(one.charts.values()))._drawn(2, "")
+        await asyncio.sleep(0.2)
+        assert one.step == here and "paused" in one.status.value, "who pressed Pause meant it"
+
+    asyncio.run(go())
+
+
+def test_a_page_that_answers_is_not_left(at, monkeypatch):
+    monkeypatch.setattr(presence, "ALONE", 60.0)
+    one = panel(at, waits=False)
+    assert one.presence.alone(), "nothing was ever begun or answered"
+    one.presence.begin()
+    assert not one.presence.alone()
+    one.presence._began = 0.0
+    next(iter(one.charts.values()))._drawn(1, "")
+    assert not one.presence.alone()
+
+
+# -- a trained model -----------------------------------------------------------------------------------------------------------
+def test_a_trace_waits_for_the_prediction_and_then_shows_both_models(at):
+    one, pictures = tracing.TracePanel("8.kept", at), lessons.look("8.kept", "saturation", "vocabulary", "sinks", at=at)
+    assert one.button.disabled and tracing.WAITING in texts(one.widget)
+    one.start()
+    assert one.comparison is None and not one.work.running
+    asked = lessons.predict("8.kept", "How much?", unit="per cent", then="Now press **Trace**.", at=at)
+    the_form(asked).answer(30.0)
+    assert "Now press <strong>Trace" in the_form(asked).said and not one.button.disabled
+    assert tracing.NOT_YET in texts(pictures)
+
+    async def go():
+        one.start()
+        assert one.button.disabled
+        await one.work.task
+
+    asyncio.run(go())
+    assert one.state.error is None
+    assert at.outcomes["8.kept"] == ("kept", pytest.approx(0.391, abs=0.01))
+    assert "What came: of the early model" in the_form(asked).said and "off by 9" in the_form(asked).said
+    assert "Tokens of each expert, layer 0" in texts(pictures)
+    charts = find(pictures, Chart)
+    assert len(charts) == 2 and not any("othing to show" in one.frame["summary"] for one in charts)
+    one.start()
+    assert not one.work.running, "it was traced already"
+
+
+def test_a_trace_that_fails_says_why_and_can_be_tried_again(at, monkeypatch):
+    monkeypatch.setattr(tracing.TracePanel, "_trace", lambda _: 1 / 0)
+    one = tracing.TracePanel("8.kept", at)
+    at.predict("8.kept", 1.0)
+    one.start()
+    assert "ZeroDivisionError" in one.state.error["message"] and not one.button.disabled
+
+
+def test_names_of_pictures_of_a_trace_are_checked_at_once(at):
+    with pytest.raises(UnknownName, match="did you mean 'saturation'"):
+        lessons.look("8.kept", "saturated", at=at)
+
+
+def test_the_files_of_the_trained_model_are_reported(at):
+    said = texts(lessons.files(at))
+    assert "OlmoeForCausalLM" in said and "softmax scores, top 2" in said
 
 
 # -- a quiz ------------------------------------------------------------------------------------------------------------------
@@ -421,10 +547,14 @@ def test_an_exercise_shows_its_task_and_where_to_write_it(asked, at):
     assert "<img" not in said and "<b>" not in said
 
 
-def test_on_a_page_the_task_follows_when_torch_is_there_and_what_is_wrong_is_said(asked, at, monkeypatch):
+def test_on_a_page_the_task_follows_when_torch_is_there_and_what_is_wrong_is_said(asked, monkeypatch):
     async def go():
+        at = lessons.Desk()
         page = lessons.exercise("2.1", at)
         assert "on its way" in texts(page)
+        await asyncio.sleep(0.05)
+        assert "on its way" in texts(page), "the page is not seen yet"
+        find(lessons.begin(2, at), MainPart)[0]._heard(None, {"kind": "here"}, [])
         await page.children[0].task
         return texts(page)
 
@@ -461,11 +591,10 @@ def cells(page, kind="code"):
 def test_a_lesson_has_all_its_parts_and_the_cells_of_its_exercises_begin_with_their_starters(page):
     code = "\n".join(cells(page))
     number = page.name.split("_")[0]
-    for one in (f"begin({number})", "question(", "predict(", "run(", f"quiz({number})", "further("):
+    for one in (f"begin({number})", "question(", "predict(", f"quiz({number})", "further("):
         assert one in code
-    assert set(re.findall(r'predict\(\s*"([^"]+)"', code)) == set(
-        re.findall(r'run\(\s*"([^"]+)"', code)
-    ) - _unpredicted(code)
+    runs = set(re.findall(r'(?:run|trace)\(\s*"([^"]+)"', code))
+    assert runs and set(re.findall(r'predict\(\s*"([^"]+)"', code)) == runs - _unpredicted(page)
     of_lesson = exercises.of_lesson(int(number))
     assert set(re.findall(r'exercise\("([^"]+)"\)', code)) == set(of_lesson)
     for one in of_lesson.values():
@@ -474,8 +603,35 @@ def test_a_lesson_has_all_its_parts_and_the_cells_of_its_exercises_begin_with_th
         )
 
 
-def _unpredicted(code):
-    return set(re.findall(r'run\(\s*"([^"]+)"[^\n]*waits=False', code))
+def _unpredicted(page):
+    """Items of the runs that wait for no prediction."""
+    free = [cell for cell in cells(page) if "waits=False" in cell or '"waits": False' in cell]
+    return set(re.findall(r'run\(\s*"([^"]+)"', "\n".join(free)))
+
+
+def test_there_are_eight_lessons_and_each_leads_to_the_next():
+    assert [int(page.name.split("_")[0]) for page in PAGES] == list(range(1, 9))
+    for page, after in itertools.pairwise(PAGES):
+        last = cells(page, "markdown")[-1]
+        title = cells(after, "markdown")[0].removeprefix("# ").lower().replace(":", ",")
+        assert f"]({after.stem}.ipynb)" in last and title.split(", ", 1)[1].split(",")[0] in last.lower()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_of_a_lesson_lead_to_pages_that_exist(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", "\n".join(cells(page, "markdown")).replace("\n", ""))
+    assert links
+    for link in links:
+        assert (page.parent / link.partition("?")[0]).is_file(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_only_cells_of_exercises_hold_up_a_page_of_voila_and_they_are_left_out_there(page):
+    skipped = json.loads((ROOT / "explorer/serving/voila.json").read_text())["VoilaExecutor"]["skip_cells_with_tag"]
+    for cell in jupytext.read(page).cells:
+        if cell.cell_type == "code":
+            assert (skipped in cell.metadata.get("tags", [])) == ("explorer.check(" in cell.source)
+            assert "import torch" not in cell.source or skipped in cell.metadata.tags
 
 
 def test_a_lessons_page_is_there_before_torch_is(tmp_path):

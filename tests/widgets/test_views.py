@@ -594,7 +594,14 @@ def test_texts_that_cannot_be_used_are_answered_with_a_sentence(names, contents,
     assert answer["error"] == said and answer["done"] == "" and got == [] and own.texts == []
 
 
-@pytest.mark.parametrize("error, said", [(BadValue("too few words"), "too few words."), (KeyError("x"), "KeyError")])
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (BadValue("too few words"), "too few words."),
+        (BadValue("half a pair: \ud800"), "half a pair: ?."),  # the whole could not be sent
+        (KeyError("x"), "KeyError"),
+    ],
+)
 def test_an_error_of_the_lab_comes_back_to_the_page(error, said):
     own = OwnText()
 

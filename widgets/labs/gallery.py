@@ -60,7 +60,7 @@ def notices(asked: Asked) -> str:
 def doors(asked: Asked, folder: Path) -> str:
     """Learn, Play, Inspect: each leads to the pages that exist, and says so where there are none."""
     ways = (
-        ("Learn", "Lessons: one question each, answered by an experiment.", _learn(asked, folder)),
+        ("Learn", "Lessons, best in this order: one question each, answered by an experiment.", _learn(asked, folder)),
         ("Play", "Labs: a small model trains before your eyes, and you turn its knobs.", _play(asked, folder)),
         ("Inspect", "Trained models: what their gates do with a text.", _inspect(asked, folder)),
     )
@@ -69,13 +69,13 @@ def doors(asked: Asked, folder: Path) -> str:
 
 
 def _learn(asked: Asked, folder: Path) -> str:
-    if lessons := state.lessons(folder):
-        return _links(lessons, asked)
-    coming = "<p>None is here yet; the first will lead from a single gate to a mixture of experts.</p>"
+    """The lessons, and for who has two minutes the one thing to see."""
+    lessons = state.lessons(folder)
+    shown = _links(lessons, asked) if lessons else "<p>None is here yet.</p>"
     if not (folder / "labs/routing.ipynb").is_file():
-        return coming
+        return shown
     guided = _link("labs/routing.ipynb?preset=collapse", "Watch routing collapse, then repair it", asked)
-    return f"{coming}<p>Until then: {guided}, in the routing lab.</p>"
+    return f"{shown}<p>No time for a lesson? {guided}, in the routing lab.</p>"
 
 
 def _play(asked: Asked, folder: Path) -> str:

@@ -8,5 +8,21 @@ from widgets.lessons.asking import predict, quiz
 from widgets.lessons.desk import Desk
 from widgets.lessons.parts import begin, exercise, formula, further, question
 from widgets.lessons.running import RunPanel, run
+from widgets.lessons.tracing import TracePanel, files, look, trace
 
-__all__ = ["Desk", "RunPanel", "begin", "exercise", "formula", "further", "predict", "question", "quiz", "run"]
+__all__ = [
+    "Desk",
+    "RunPanel",
+    "TracePanel",
+    "begin",
+    "exercise",
+    "files",
+    "formula",
+    "further",
+    "look",
+    "predict",
+    "question",
+    "quiz",
+    "run",
+    "trace",
+]

@@ -23,9 +23,15 @@ class Prediction:
     """A form whose answer is stored before the run that waits for it may begin; then both stand beside each other."""
 
     def __init__(
-        self, item: str, asked: str, choices: Sequence[str] | Mapping[str, tuple[float, float]], unit: str, at: Desk
+        self,
+        item: str,
+        asked: str,
+        choices: Sequence[str] | Mapping[str, tuple[float, float]],
+        unit: str,
+        then: str,
+        at: Desk,
     ):
-        self.item, self.desk, self.choices, self.unit = item, at, choices, unit
+        self.item, self.desk, self.choices, self.unit, self.then = item, at, choices, unit, then
         kind = "one" if choices else "number"
         self.form = Form(
             legend=inline(asked),
@@ -39,12 +45,12 @@ class Prediction:
         at.observe(self._compare, names=["outcomes"])
         earlier = at.before(item)
         if earlier is not None:
-            self.form.say("kept", f"Earlier you predicted: **{self._words(earlier)}**. Predict again, then press Run.")
+            self.form.say("kept", f"Earlier you predicted: **{self._words(earlier)}**. Predict again.")
 
     def _store(self, answer: Any) -> None:
         value = list(self.choices)[answer[0]] if self.choices else answer
         note = self.desk.predict(self.item, value)
-        self.form.say("kept", f"Your prediction is: **{self._words(value)}**.", note, THEN)
+        self.form.say("kept", f"Your prediction is: **{self._words(value)}**.", note, self.then)
 
     def _compare(self, _: Any) -> None:
         """The run is over: what was predicted beside what came."""
@@ -79,14 +85,15 @@ def predict(
     asked: str,
     choices: Sequence[str] | Mapping[str, tuple[float, float]] = (),
     unit: str = "",
+    then: str = THEN,
     at: Desk | None = None,
 ) -> W.Widget:
-    """Ask for a prediction. item: "2.load", the lesson and a word; run(item, ...) waits for it.
+    """Ask for a prediction. item: "2.load", the lesson and a word; run(item, ...) or trace(item) waits for it.
 
     choices: sentences to choose from, or a mapping from each to the range (low, high) of the outcome that it stands for;
-    none: a number, in `unit`.
+    none: a number, in `unit`. then: what to do once it is stored.
     """
-    return Prediction(item, asked, choices, unit, at or desk).widget
+    return Prediction(item, asked, choices, unit, then, at or desk).widget
 
 
 # -- a quiz ------------------------------------------------------------------------------------------------------------------

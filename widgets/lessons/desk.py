@@ -1,5 +1,7 @@
 """What the parts of a lesson's page share: who is here, what was predicted, and what came."""
 
+import asyncio
+import contextlib
 import os
 from typing import Any
 
@@ -9,14 +11,21 @@ from explorer.errors import BadValue, ExplorerError
 from explorer.lessons import progress
 
 SWITCH = "GATING_EXPLORER_LESSON_STEPS"  # the one place: at most so many steps a run, for tests
+PATIENCE = 15.0  # seconds that a page may take to say that it is seen
 
 
 class Desk(t.HasTraits):
-    """One student's lesson. predictions: item -> what was predicted; outcomes: item -> what the run then gave."""
+    """One student's lesson.
+
+    predictions: item -> what was predicted; outcomes: item -> what the run then gave; traces: item -> two models that were
+    traced, beside each other; here: whether the page says that it is seen.
+    """
 
     student = t.Unicode()
     predictions = t.Dict()
     outcomes = t.Dict()
+    traces = t.Dict()
+    here = t.Bool(False)
 
     def __init__(self) -> None:
         super().__init__(student=progress.student())
@@ -38,7 +47,9 @@ class Desk(t.HasTraits):
         try:
             known = progress.note_if_known(lesson, kind, item, value, correct)
         except ExplorerError as error:
-            return f"It could not be stored and is kept on this page only: {error}."
+            # where the file lies is the teacher's business
+            said = str(error).replace(str(progress.default_path().parent) + os.sep, "")
+            return f"It could not be stored and is kept on this page only: {said}."
         return "" if known else "It is kept on this page only, as no name is given."
 
     def predict(self, item: str, value: Any) -> str:
@@ -46,6 +57,15 @@ class Desk(t.HasTraits):
         said = self.keep(lesson_of(item), "prediction", item, value)
         self.predictions = {**self.predictions, item: value}
         return said
+
+    async def seen(self) -> None:
+        """Until the page is seen: what needs torch would hold up the cells that come before."""
+        if self.here:
+            return
+        said = asyncio.Event()
+        self.observe(lambda _: said.set(), names=["here"])
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(said.wait(), PATIENCE)
 
     def before(self, item: str) -> Any:
         """What this student predicted earlier, on another day; None if nothing, or if it cannot be read."""

@@ -13,6 +13,7 @@ from widgets.labs.frame import HEADLESS, STYLE, escape, explain
 from widgets.lessons.desk import NOBODY, Desk, desk
 from widgets.lessons.place import MainPart
 from widgets.lessons.prose import blocks, inline
+from widgets.views import TextLimit
 
 LOOK = (Path(__file__).parent / "lessons.css").read_text(encoding="utf-8")
 IN_LAB = "Write it in the cell below, run the cell (Shift and Enter), and read the hint. Try as often as you like."
@@ -27,7 +28,8 @@ def begin(lesson: int, at: Desk | None = None) -> W.Widget:
     def say(sentence: str) -> None:
         said.value = f'<p role="status">{escape(sentence)}</p>'
 
-    parts: list[W.Widget] = [W.HTML(f"<style>{STYLE}{LOOK}</style>"), MainPart()]
+    main = MainPart(lambda: setattr(at, "here", True))
+    parts: list[W.Widget] = [W.HTML(f"<style>{STYLE}{LOOK}</style>"), main, TextLimit()]
     if at.named_by_server:
         say(f"Lesson {int(lesson)}. What you do is kept as {at.student}.")
         return _lesson(*parts, said)
@@ -71,7 +73,7 @@ def exercise(id: str, at: Desk | None = None) -> W.Widget:  # noqa: A002  (it is
             f"<p>Then check it: <code>{check}</code></p><p>{_standing(at or desk, asked)}</p>"
         )
 
-    _later(shown, fill)
+    later(shown, fill, at or desk)
     return _lesson(shown)
 
 
@@ -127,8 +129,8 @@ def _standing(at: Desk, asked: Any) -> str:
     )
 
 
-def _later(shown: W.HTML, fill: Callable[[], None]) -> None:
-    """Fill a part whose content needs torch: on a page once the rest is there, else at once."""
+def later(shown: W.HTML, fill: Callable[[], None], at: Desk) -> None:
+    """Fill a part whose content needs torch: on a page once the rest is seen, else at once."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
@@ -139,9 +141,10 @@ def _later(shown: W.HTML, fill: Callable[[], None]) -> None:
 
     async def wait() -> None:
         try:
+            await at.seen()
             await loop.run_in_executor(None, _import)
             fill()
-        except Exception as error:  # noqa: BLE001  shown where the task would be
+        except Exception as error:  # noqa: BLE001  shown where the content would be
             said = explain(error)
             shown.value = f'<p role="alert">{escape(said["title"])}: {escape(said["message"])}</p>'
 

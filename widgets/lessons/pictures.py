@@ -12,11 +12,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One picture: draw(experiment) -> a plain figure. seldom: it looks at held-out data, and is drawn now and then."""
+    """One picture: draw(experiment) -> a plain figure.
+
+    every: seconds between two drawings, more than 0 where it looks at held-out data.
+    """
 
     label: str
     draw: Callable[["Experiment"], Any]
-    seldom: bool = False
+    every: float = 0.0
 
 
 def _course(run: "Experiment") -> Any:
@@ -67,7 +70,8 @@ def _drops(run: "Experiment") -> Any:
 
     course = _course(run)
     empty = {short_layer(path): values for path, values in course.empty.items()}
-    return f.drops.as_dict(course.steps, empty, run.knobs.get("capacity_factor"), of="slots")
+    of = "tokens" if run.knobs.get("k", 1) == 1 else "choices"
+    return f.drops.as_dict(course.steps, empty, run.knobs.get("capacity_factor"), of=of)
 
 
 def _map(run: "Experiment") -> Any:
@@ -83,14 +87,25 @@ def _map(run: "Experiment") -> Any:
 
 
 def _specialisation(run: "Experiment") -> Any:
-    from widgets.states import routing_view as view
+    from explorer.analyses import domains
+    from widgets.lessons.outcomes import held_out
+    from widgets.states.routing_view import short_layer
 
-    probe = view.Probe.of(run)
-    layer = run.recording.layers()[0] if run.recording.layers() else next(iter(run.recording.header["experts"]))
-    share, nmi = view.shares(
-        view.look(run, probe), 0, probe.batch.labels, run.recording.experts(layer), len(probe.labels)
+    seen = held_out(run)
+    layer = seen.layers()[0]
+    return f.domain_loads.as_dict(domains.loads(seen, layer), run.data.label_names, short_layer(layer))
+
+
+def _tells(run: "Experiment") -> Any:
+    from widgets.lessons.outcomes import specialisation
+    from widgets.states.routing_view import short_layer
+
+    table = specialisation(run)
+    columns = ("domain_nmi", "domain_floor", "vocabulary_nmi", "vocabulary_floor")
+    layers = [short_layer(path) for path in table["layer"]]
+    return f.specialisation_by_layer.as_dict(
+        layers, *(table[name].to_numpy() for name in columns), title="What domain and byte tell of the expert"
     )
-    return f.specialisation.as_dict(share, probe.labels, nmi=nmi, layer=view.short_layer(layer))
 
 
 def _gates(run: "Experiment") -> Any:
@@ -106,7 +121,8 @@ def _sinks(run: "Experiment") -> Any:
     found = run.recording.attention()
     if not len(found):
         return f.sink_birth.as_dict([], [])
-    names = found["layer"].astype(str) + "." + found["head"].astype(str)
+    layers = found["layer"].astype(str).str.extract(r"\.(\d+)\.", expand=False).fillna(found["layer"].astype(str))
+    names = "layer " + layers + " · head " + found["head"].astype(str)
     shares = found.assign(name=names).pivot_table(index="step", columns="name", values="first_token_share")
     return f.sink_birth.as_dict(shares.index.to_numpy(), shares.to_numpy(), list(shares.columns))
 
@@ -116,9 +132,10 @@ PICTURES = {
     "load": Drawn("Load of each expert over the steps", _load),
     "balance": Drawn("Imbalance", _balance),
     "entropy": Drawn("Entropy of the load and of a token's choice", _entropy),
-    "drops": Drawn("Places that no token filled", _drops),
+    "drops": Drawn("Dropped tokens", _drops),
     "map": Drawn("Utilisation of every expert in every layer", _map),
-    "specialisation": Drawn("Which domain goes to which expert", _specialisation, seldom=True),
+    "specialisation": Drawn("Which domain goes to which expert", _specialisation, every=1.5),
+    "tells": Drawn("What domain and byte tell of the expert", _tells, every=6.0),
     "gates": Drawn("Values of the gates", _gates),
     "sinks": Drawn("Attention sinks over training", _sinks),
 }

@@ -9,11 +9,13 @@ import ipywidgets as W
 import traitlets as t
 
 from explorer.errors import unknown
+from explorer.serving.budget import pace
 from widgets.labs.controls import button
 from widgets.labs.frame import HEADLESS, error_card, escape, guarded
 from widgets.lessons.desk import Desk, desk, lesson_of, shortened
 from widgets.lessons.outcomes import OUTCOMES, came, shown
 from widgets.lessons.pictures import PICTURES
+from widgets.lessons.presence import Presence
 from widgets.views import Chart
 
 if TYPE_CHECKING:
@@ -21,10 +23,10 @@ if TYPE_CHECKING:
     from explorer.training.live import LiveTrainer
 
 FRAME_SECONDS = 0.118  # as in the labs
-SELDOM_SECONDS = 1.5
 HEADLESS_STEPS = 3
 WAITING = "Predict first, then the run may begin."
 READY = "Press Run."
+LEFT = "waiting: nobody has looked at this page for a while. It goes on when you are back"
 
 
 class _State(t.HasTraits):
@@ -70,7 +72,8 @@ class RunPanel:
         )
         self.state, self.runs = _State(), list["Experiment"]()
         self.trainer: LiveTrainer | None = None
-        self.waits, self.told, self._beginning, self._due = waits, False, False, 0.0
+        self.waits, self.told, self._beginning = waits, False, False
+        self._due: dict[str, float] = {}  # picture -> when it may be drawn again
         safe = guarded(self.state)
         self.buttons = {
             "Run": button("Run", "train in front of you", button_style="primary"),
@@ -81,6 +84,7 @@ class RunPanel:
             self.buttons[name].on_click(safe(lambda _, act=act: act()))
         self.status = W.HTML().add_class("ge-status")
         self.charts = {(label, name): self._chart(label, name) for name in pictures for label in self.recipes}
+        self.presence = Presence(self.charts.values(), self.start)
         grid = W.VBox(list(self.charts.values())).add_class("ge-charts")
         row = W.HBox(list(self.buttons.values())).add_class("ge-row")
         self.widget = W.VBox([error_card(self.state), row, self.status, grid])
@@ -106,12 +110,14 @@ class RunPanel:
         """Begin, or go on after a pause."""
         if self.running or not self.allowed or self.step >= self.steps:
             return
+        self.presence.begin()
         self._beginning, self.state.error = True, None
         self.follow()
         self._task = asyncio.get_event_loop().create_task(self._begin())
 
     def pause(self) -> None:
         """Stop after the step under way."""
+        self.presence.forget()
         self._beginning = False
         if self.trainer is not None:
             self.trainer.pause()
@@ -162,19 +168,22 @@ class RunPanel:
         self.follow()
 
     def _ready(self) -> bool:
+        if self.presence.alone():
+            self.pause()
+            self.presence.wait()
+            self.follow()
+            return False
         return any(one.ready for one in self.charts.values())
 
     # -- drawing -------------------------------------------------------------------------------------------------------
     def draw(self) -> None:
         """Draw what has changed: the charts that are ready, or all when the run stands still."""
-        still = not self.running
-        seldom = still or time.monotonic() >= self._due
-        if seldom:
-            self._due = time.monotonic() + SELDOM_SECONDS
+        still, now = not self.running, time.monotonic()
+        due = {name for name in PICTURES if still or now >= self._due.get(name, 0.0)}
         for (label, name), chart in self.charts.items():
-            picture = PICTURES[name]
-            if (still or chart.ready) and (seldom or not picture.seldom):
-                chart.show(self._titled(picture.draw(self.runs[list(self.recipes).index(label)]), label))
+            if (still or chart.ready) and name in due:
+                self._due[name] = now + PICTURES[name].every
+                chart.show(self._titled(PICTURES[name].draw(self.runs[list(self.recipes).index(label)]), label))
         self.follow()
         if still and self.step >= self.steps and not self.told:
             self._tell()
@@ -185,7 +194,8 @@ class RunPanel:
         if self.outcome:
             value = came(self.outcome, self.runs)
             self.desk.outcomes = {**self.desk.outcomes, self.item: (self.outcome, value)}
-            self._say(f"Done after {self.step} steps: {OUTCOMES[self.outcome].words} {shown(self.outcome, value)}.")
+            said, more = OUTCOMES[self.outcome].words, OUTCOMES[self.outcome].more(self.runs)
+            self._say(f"Done after {self.step} steps: {said} {shown(self.outcome, value)}. {more}".rstrip())
 
     def follow(self) -> None:
         """Bring buttons and status in line with the run."""
@@ -199,7 +209,12 @@ class RunPanel:
         elif not self.runs:
             self._say("Getting ready: a few seconds." if running else READY)
         elif not (done and self.told):
-            self._say(f"Step {self.step} of {self.steps}{'' if running or done else ', paused'}.", live=not running)
+            how = "" if running or done else f", {LEFT}" if self.presence.waiting else ", paused"
+            shared = pace().said() if running else ""
+            self._say(
+                f"Step {self.step} of {self.steps}{how}.{f' This server trains {shared}.' if shared else ''}",
+                live=not running,
+            )
 
     def _say(self, sentence: str, live: bool = True) -> None:
         role = ' role="status"' if live else ""

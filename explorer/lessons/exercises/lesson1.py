@@ -88,7 +88,7 @@ EXERCISES = (
         "Write `gate(signal, x, w)`. Each token has a `signal` (`N` tokens, `F` numbers each) and a vector `x` (`N, "
         "D`). Compute one score for each token, `x @ w` with `w` of shape `(D,)`, squash it into the range from 0 to 1 "
         "with a sigmoid, and let that number gate all `F` numbers of the token's signal. Return a tensor `(N, F)`.",
-        "def gate(signal, x, w):\n    score = ...  # (N,): one number for each token\n    return ...    # (N, F)\n",
+        "def gate(signal, x, w):\n    score = ...  # (N,): one number for each token\n    return ...  # (N, F)\n",
         (_gate,),
     ),
     Exercise(
@@ -98,9 +98,9 @@ EXERCISES = (
         "is `x @ W_gate`, sent through `torch.nn.functional.silu`: that is the gate. The gate acts on the first "
         "branch, channel by channel, and `W_down` leads back to `(N, D)`.",
         "def gated_unit(x, W_gate, W_up, W_down):\n"
-        "    gate = ...    # (N, F)\n"
+        "    gate = ...  # (N, F)\n"
         "    hidden = ...  # (N, F)\n"
-        "    return ...    # (N, D)\n",
+        "    return ...  # (N, D)\n",
         (_unit,),
     ),
     Exercise(
@@ -109,7 +109,7 @@ EXERCISES = (
         "`(N, D)`. `router` is a matrix `(D, E)`: `x @ router` scores the experts for each token. Turn a token's `E` "
         "scores into shares that sum to one with a softmax, and return the experts' outputs mixed by these shares, "
         "`(N, D)`.",
-        "def mixture(x, router, experts):\n    shares = ...  # (N, E)\n    return ...    # (N, D)\n",
+        "def mixture(x, router, experts):\n    shares = ...  # (N, E)\n    return ...  # (N, D)\n",
         (_mixture,),
     ),
 )  # fmt: skip
