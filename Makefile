@@ -26,6 +26,7 @@ lab: install  ## the same pages in JupyterLab, to change them
 install: $(VENV)/.installed  ## the environment, without the tools of the tests
 
 install-test: $(VENV)/.installed-test  ## the environment with the tools of the tests
+	@scripts/install_proxy $(VENV)
 
 $(BIN)/python:
 	@python=$$(scripts/python) && echo "Making a virtual environment in $(VENV) ..." && \

@@ -9,9 +9,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
 import yaml
+from jupyterhub.spawner import SimpleLocalProcessSpawner, Spawner
+from traitlets.config import Config
 
 import explorer.serving
 from explorer.serving import extension
@@ -61,8 +65,6 @@ def test_the_server_gets_every_setting_of_voila_json_that_it_knows() -> None:
 
 
 def test_what_the_server_was_told_wins() -> None:
-    from traitlets.config import Config
-
     class App:
         config = Config({"MappingKernelManager": {"cull_idle_timeout": 60}})
 
@@ -88,3 +90,85 @@ def test_the_links_of_the_readme_open_pages_that_exist() -> None:
         assert inner.path.startswith("voila/render/notebooks/")
         assert (ROOT / inner.path.removeprefix("voila/render/")).suffix == ".ipynb"
         assert "&" not in urlsplit(link).query, "an inner & has to stand as %26"
+
+
+# --- the hub ----------------------------------------------------------------------------------------------------------
+# that it works is tests/hub; here, that it fits what it is put into
+
+
+def hub_configuration(**before: dict[str, object]) -> Config:
+    """What the configuration makes of one that another program has begun."""
+    given = Config(before)
+    exec(compile((BINDER / "jupyterhub_config.py").read_text(), "jupyterhub_config.py", "exec"), {"c": given})
+    return given
+
+
+def spawner(given: Config, kind: str) -> Spawner:
+    """A spawner of that name, as JupyterHub would configure it."""
+    return type(kind, (SimpleLocalProcessSpawner,), {})(config=given)
+
+
+def test_alone_it_brings_a_culler_and_leaves_to_the_site_what_is_the_sites() -> None:
+    given = hub_configuration()
+    assert set(given) == {"Spawner", "JupyterHub"}
+    hub = given["JupyterHub"]
+    assert set(hub) == {"services", "load_roles"}, "neither an authenticator nor a spawner"
+    (service,), (role,) = hub.services.get_value([]), hub.load_roles.get_value([])
+    assert service["name"] in role["services"]
+    assert "admin" not in service
+
+
+def test_the_gallery_is_where_a_login_leads_and_pages_are_where_links_expect_them() -> None:
+    started = spawner(hub_configuration(), "PlainSpawner")
+    folder = started.environment["GATING_EXPLORER_PAGES"]
+    page = started.default_url.removeprefix(f"/voila/render/{folder}/")
+    assert page != started.default_url
+    assert (ROOT / "notebooks" / page).is_file()
+
+
+def test_tljh_keeps_what_its_own_commands_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tljh", ModuleType("tljh"))
+    # TLJH reads it into a configuration of its own, which is then laid over that of TLJH
+    given = Config(
+        {"Spawner": {"mem_limit": "1G", "cpu_limit": 2, "default_url": "/lab"}, "JupyterHub": {"services": []}}
+    )
+    given.merge(hub_configuration())
+    started = spawner(given, "UserCreatingSpawner")
+    assert (started.mem_limit, started.cpu_limit, given.JupyterHub.services) == (2**30, 2, [])
+    assert started.default_url.endswith("index.ipynb")
+
+
+def test_the_charts_own_settings_hide_none_of_ours() -> None:
+    chart = {"environment": {"COURSE": "7"}, "args": ["--debug"], "mem_guarantee": "1G"}
+    given = hub_configuration(KubeSpawner=chart, JupyterHub={"services": [], "load_roles": []})
+    started = spawner(given, "KubeSpawner")
+    assert started.environment == {"COURSE": "7", "GATING_EXPLORER_PAGES": "notebooks"}
+    assert started.args[0] == "--debug"
+    assert "--ServerApp.jpserver_extensions=explorer.serving.extension=True" in started.args
+    assert given.JupyterHub.services == [], "the chart's culler, or none if the site wants none"
+
+
+def test_the_values_for_kubernetes_agree_with_the_configuration() -> None:
+    values = yaml.safe_load((BINDER / "kubernetes.yaml").read_text())
+    started = spawner(hub_configuration(), "PlainSpawner")
+    student = values["singleuser"]
+    assert student["memory"]["limit"] == "2G"
+    assert (started.mem_limit, started.cpu_limit) == (2 * 2**30, student["cpu"]["limit"])
+    assert student["startTimeout"] == started.start_timeout
+    assert values["hub"]["extraFiles"]["explorer"]["mountPath"].startswith(
+        "/usr/local/etc/jupyterhub/jupyterhub_config.d/"
+    )
+    assert str(values["cull"]["timeout"]) in "".join(started.args)
+    assert "config" not in values["hub"], "who may log in is the site's"
+
+
+def test_the_steps_for_a_hub_name_what_exists() -> None:
+    text = (ROOT / "docs/hub.md").read_text()
+    for name in set(re.findall(r"\bbinder/[\w.]+", text)):
+        assert (ROOT / name).exists()
+    values = yaml.safe_load((BINDER / "kubernetes.yaml").read_text())
+    for flag in re.findall(r"--set-file hub\.extraFiles\.(\w+)\.stringData=(\S+)", text):
+        assert flag[0] in values["hub"]["extraFiles"]
+        assert (BINDER / flag[1]).is_file()
+    for link in re.findall(r"/hub/user-redirect/voila/render/(\S+?\.ipynb)", text):
+        assert (ROOT / link).is_file()

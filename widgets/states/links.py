@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-RESERVED = frozenset({"theme", "template", "token"})  # these belong to the server, not to the page
+RESERVED = frozenset({"theme", "template", "token", "redirects"})  # the server's or the hub's, not the page's
 LONGEST = 2000  # characters of one value that are looked at at all
 
 

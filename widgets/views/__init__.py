@@ -9,6 +9,7 @@ from widgets.views.decision_map import DecisionMap
 from widgets.views.framed import Framed
 from widgets.views.landmarks import Landmarks
 from widgets.views.own_text import OwnText
+from widgets.views.text_limit import TextLimit
 from widgets.views.token_strip import TokenStrip
 
-__all__ = ["Chart", "Courier", "DecisionMap", "Framed", "Landmarks", "OwnText", "TokenStrip"]
+__all__ = ["Chart", "Courier", "DecisionMap", "Framed", "Landmarks", "OwnText", "TextLimit", "TokenStrip"]

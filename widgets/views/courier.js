@@ -1,12 +1,15 @@
 // The courier shows nothing: it saves files and copies text where Python asks it to, once a page.
 
-/** The page's address with `query`, and with how the page looks now unless the query says otherwise. */
-function linkOf(query) {
+/** The page's address with `query`, and with how the page looks now unless the query says otherwise.
+ *
+ * On a JupyterHub an address below `own` opens for its user alone; the same below `shared` for each who follows it. */
+function linkOf(query, own, shared) {
   const [asked, now] = [new URLSearchParams(query), new URLSearchParams(location.search)];
   const kept = ["theme", "large"].filter((key) => now.has(key) && !asked.has(key));
   const all = [query.replace(/^\?/, ""), ...kept.map((key) => `${key}=${encodeURIComponent(now.get(key))}`)];
   const joined = all.filter(Boolean).join("&");
-  return location.origin + location.pathname + (joined ? `?${joined}` : "");
+  const address = own && location.pathname.startsWith(own) ? shared + location.pathname.slice(own.length) : location.pathname;
+  return (address.startsWith("/") ? location.origin : "") + address + (joined ? `?${joined}` : "");
 }
 
 /** Whether `text` is on the clipboard now; the second way is for pages that are not served by https. */
@@ -38,7 +41,7 @@ function initialize({ model }) {
     if (message.kind === "download") {
       saveBlob(new Blob([buffers[0]], { type: message.media_type }), bareName(message.name));
     } else if (message.kind === "copy") {
-      const text = "query" in message ? linkOf(message.query) : message.text;
+      const text = "query" in message ? linkOf(message.query, message.own, message.shared) : message.text;
       model.send({ kind: "copied", link: text, ok: await copy(text), request: message.request });
     }
   };

@@ -5,6 +5,7 @@ courier.download("run.csv", content, "text/csv")
 courier.copy_link("seed=3&k=2")            then `copied` = {"link": ..., "ok": True, "number": 1}
 """
 
+import os
 from typing import Any
 
 import anywidget
@@ -37,7 +38,7 @@ class Courier(anywidget.AnyWidget):
 
     def copy_link(self, query: str) -> None:
         """Copy the page's own address with `query` ("a=1&b=2"); `theme` and `large` stay as the page has them."""
-        self._ask({"query": query})
+        self._ask({"query": query, **_addresses()})
 
     def copy(self, text: str) -> None:
         """Copy `text`."""
@@ -55,3 +56,14 @@ class Courier(anywidget.AnyWidget):
             return
         link, ok = str(content.get("link"))[:LONGEST_TEXT], content.get("ok") is True
         self.copied = {"link": link, "ok": ok, "number": self._requests}
+
+
+def _addresses() -> dict[str, str]:
+    """Where this user's pages are on a JupyterHub, and where everybody finds their own; nothing elsewhere.
+
+    Nor on a Binder, which is a hub that nobody can log in to.
+    """
+    own, host = os.environ.get("JUPYTERHUB_SERVICE_PREFIX", ""), os.environ.get("JUPYTERHUB_HOST", "")
+    if not own or os.environ.get("BINDER_LAUNCH_HOST"):
+        return {}
+    return {"own": own, "shared": f"{host}{os.environ.get('JUPYTERHUB_BASE_URL', '/')}hub/user-redirect/"}

@@ -77,6 +77,11 @@ class Framed(anywidget.AnyWidget):
 
     ident = traitlets.Unicode(help="process:number; a page answers each process apart").tag(sync=True)
 
+    @traitlets.validate("label", "stamp")
+    def _can_be_sent(self, proposal: Any) -> str:
+        """Half of a surrogate pair, as a checkpoint's name may hold, would end the connection with the page."""
+        return str(proposal["value"]).encode("utf-8", "replace").decode()
+
     def __init__(self, **traits: Any) -> None:
         self._sent = self._acknowledged = 0
         self._sent_at = -PATIENCE

@@ -50,7 +50,8 @@ class OwnText(anywidget.AnyWidget):
                 callback(list(texts))
             self.texts = texts
         except ExplorerError as error:
-            self.send({"kind": "answer", "error": f"{error}{'' if str(error).endswith('.') else '.'}", "done": ""})
+            said = str(error).encode("utf-8", "replace").decode()  # half of a surrogate pair cannot be sent to a page
+            self.send({"kind": "answer", "error": f"{said}{'' if said.endswith('.') else '.'}", "done": ""})
         except Exception as error:  # the page waits for an answer, whatever went wrong
             log.exception("texts could not be used")
             said = f"The text could not be used: Python failed with a {type(error).__name__}."
