@@ -168,6 +168,42 @@ def groups(model: nn.Module, settings: dict[str, Any]) -> list[Group]:
     return [Group(params, scale, decay) for (scale, decay), params in alike.items()]
 
 
+SMALL = 4.0  # times the size of a usual model, of a few MB: not worth an estimate
+LONGEST_USUAL = 256  # tokens of a sequence in the tasks as they come
+
+
+def memory(experiment: "Experiment") -> float:
+    """Bytes that training it needs, roughly and rather too many, without taking them; only what its sizes say."""
+    if _times_larger(experiment) <= SMALL:
+        return 0.0
+    card, knobs, settings = experiment.spec, experiment.knobs, experiment.settings
+    T = getattr(experiment.task, "sequence", 1)
+    with torch.device("meta"):
+        model = assemble(card, knobs, settings, experiment.data)
+    # weights, gradients and the optimizer's two moments
+    held = 16 * sum(p.numel() for p in model.parameters())
+    E = int(knobs.get("n_experts") or 1)
+    k = min(E, max(1, int(knobs.get("k") or 1)))
+    heads = int(knobs.get("n_heads") or settings["heads"])
+    # numbers that a layer keeps of a token until the way back
+    kept = 30 * settings["d_model"] + 6 * settings["expert_width"] * k + 8 * E + 3 * heads * T
+    return float(held + 4 * settings["batch"] * T * settings["layers"] * kept)
+
+
+def _times_larger(experiment: "Experiment") -> float:
+    """At most how many times the size of the mechanism's usual model this is: the product of what was raised.
+
+    A page begins with the usual one, and the first model on the meta device costs 2 s and 75 MB of imports.
+    """
+    usual = {name: knob.default for name, knob in SETTINGS.items() if name not in experiment.spec.knobs}
+    usual |= {name: knob.default for name, knob in experiment.spec.knobs.items()}
+    larger = max(1.0, getattr(experiment.task, "sequence", 1) / LONGEST_USUAL)
+    for name, value in (experiment.settings | experiment.knobs).items():
+        if isinstance(value, int) and not isinstance(value, bool) and name in usual and value:
+            larger *= max(1.0, value / (usual[name] or 1))
+    return larger
+
+
 DEFAULTS = {
     "router": "topk-softmax",
     "attention": "softmax-attention",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from explorer.assembly import SETTINGS, assemble, groups, matched_width, split, width_knob
+from explorer.assembly import SETTINGS, assemble, groups, matched_width, memory, split, width_knob
 from explorer.catalogue import spec
 from explorer.counting import Count, count
 from explorer.errors import BadValue, Diverged, unknown
@@ -46,6 +46,7 @@ class Experiment:
     of the mechanism's Spec and of SETTINGS. match: fit `expert_width` so that the parameters (or the active FLOPs a token)
     equal those of the same host with the default mechanism in the same socket. watch: which taps to record (None: none),
     every step its loads and summaries, every `tensors_every`-th step its tensors, of which the newest `keep` stay.
+    most_memory: refuse what would need more bytes than that, before any of it is taken.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Experiment:
         tensors_every: int = 10,
         keep: int = 64,
         device: str = "cpu",
+        most_memory: int | None = None,
         **knobs: Any,
     ) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
@@ -73,6 +75,11 @@ class Experiment:
         if match is not None:
             self.given |= {width_knob(self.spec): matched_width(self, match)}
             self.knobs, self.settings = split(self.spec, self.given)
+        if most_memory is not None and (needed := memory(self)) > most_memory:
+            raise BadValue(
+                f"these settings need about {needed / 1e9:,.1f} GB of memory, and there is room for"
+                f" {most_memory / 1e9:,.1f}: choose a smaller batch, or fewer or smaller layers and experts"
+            )
         self.start = dict(self.given)  # what it began with; `given` follows the live knobs
         self._rng = _fresh_rng(seed)
         with self._own_randomness():

@@ -1,5 +1,6 @@
 """The server by itself: its configuration is in force, its addresses are right, and it leaves nothing behind."""
 
+import asyncio
 import contextlib
 import gzip
 import html
@@ -17,10 +18,12 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from tornado.httpclient import AsyncHTTPClient
+from tornado.web import Application
 
 import explorer.serving as serving
 from explorer.errors import BadValue
-from explorer.serving import server
+from explorer.serving import ports, server
 
 ROOT = Path(__file__).resolve().parent.parent
 PROBE = """
@@ -43,6 +46,26 @@ def test_a_port_in_use_is_one_sentence() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(serving.CannotServe, match=f"^port {port} is in use; choose another with --port$"):
             serving.serve(port=port, browser=False)
+
+
+def test_a_free_port_is_ours_before_the_server_listens_at_it() -> None:
+    with ports.reserve("127.0.0.1") as reserved, socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", ports.number_of(reserved)))
+
+
+@pytest.mark.skipif(not ports.CAN_HAND_ON, reason="sockets are handed on where there are file descriptors")
+def test_a_server_listens_at_the_socket_that_it_was_handed() -> None:
+    async def status() -> int:
+        with ports.reserve("127.0.0.1") as reserved:
+            number = ports.number_of(reserved)
+            # a port of its own would be another: this one is taken
+            ports.listen(Application([]), {"socket": os.dup(reserved.fileno()), "port": number, "host": "127.0.0.1"})
+        answer = await AsyncHTTPClient().fetch(f"http://127.0.0.1:{number}/", raise_error=False)
+        return answer.code
+
+    assert asyncio.run(status()) == 404
 
 
 @pytest.mark.parametrize(
@@ -343,7 +366,7 @@ def test_nothing_is_left_behind(tmp_path: Path, number: signal.Signals, code: in
     family = doomed.family()
     assert len(family) >= 2, "the server and a kernel"
     assert doomed.stop(number) == code
-    _, alive = psutil.wait_procs(family, timeout=15)
+    _, alive = psutil.wait_procs(family, timeout=120)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
     assert list(tmp_path.glob("voila_*")) == []
     with socket.socket() as probe:

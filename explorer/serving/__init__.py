@@ -22,11 +22,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 from explorer.errors import BadValue, ExplorerError
+from explorer.serving import budget, ports
 from explorer.serving.server import plotly_url
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 MOST_PEOPLE = 500
+MOST_PROCESSES = 16
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -42,20 +44,23 @@ def serve(
     host: str = "127.0.0.1",
     pages: str | Path | None = None,
     people: int = 0,
+    processes: int = 1,
 ) -> int:
     """Serve the pages with Voila until Ctrl-C; returns the exit code of the server (0 after Ctrl-C).
 
     port: 0 takes a free one.  browser: open the page where there is a browser.  base_url: the prefix behind a proxy.
     token: what a visitor must know; "" lets in everyone who reaches `host`.  pages: another folder of notebooks.
     people: a class of so many: pages start warm, who comes when the room is full waits in line, and a server that
-    other machines reach makes a token if it is given none.
+    other machines reach makes a token if it is given none.  processes: so many Voila processes share the class's pages.
     """
     if not 0 <= people <= MOST_PEOPLE:
         raise BadValue(f"a class of {people} does not fit on one server; up to {MOST_PEOPLE} do")
+    if not 1 <= processes <= MOST_PROCESSES or (processes > 1 and not people):
+        raise BadValue(f"{processes} processes: a class may have 1 to {MOST_PROCESSES}, and a server without one has 1")
     if people and host not in LOOPBACK:
         # a whole network reaches it
         token = token or secrets.token_hex(4)
-    return _run("voila", port, browser, base_url, token, host, pages, people)
+    return _run("voila", port, browser, base_url, token, host, pages, people, processes)
 
 
 def lab(
@@ -94,20 +99,40 @@ def _run(
     host: str,
     pages: str | Path | None,
     people: int = 0,
+    processes: int = 1,
 ) -> int:
-    settings = {"kind": kind, "port": _free_port(host, port), "base_url": _normalised(base_url), "token": token}
+    settings: dict[str, object] = {"kind": kind, "base_url": _normalised(base_url), "token": token}
     folder = Path(pages).resolve() if pages is not None else pages_folder()
     if not folder.is_dir():
         raise BadValue(f"{str(pages)!r} is not a folder of notebooks")
-    settings |= {"host": host, "pages": str(folder), "class": people}
+    settings |= {"host": host, "pages": str(folder), "class": people, "processes": processes}
+    with contextlib.ExitStack() as stack:
+        reserved = stack.enter_context(_reserve(host, port))
+        settings["port"] = ports.number_of(reserved)
+        handed_on = []
+        if port == 0 and kind == "voila" and ports.CAN_HAND_ON:
+            handed_on = [reserved.fileno()]
+            settings["socket"] = reserved.fileno()
+        else:
+            reserved.close()
+        variables = environment()
+        if people:
+            variables[budget.FILE] = stack.enter_context(budget.table_file())
+        # a session of its own: Ctrl-C reaches this process alone, which then asks the server once
+        server = subprocess.Popen(
+            [sys.executable, "-P", str(HERE / ("several.py" if processes > 1 else "server.py"))],
+            env=variables,
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=handed_on,
+        )
+        reserved.close()
+        return _attend(server, settings, browser)
+
+
+def _attend(server: subprocess.Popen[bytes], settings: dict[str, object], browser: bool) -> int:
+    """Tell the server its settings and a person its address; until it ends, or Ctrl-C."""
     address = _address(settings)
-    # a session of its own: Ctrl-C reaches this process alone, which then asks the server once
-    server = subprocess.Popen(
-        [sys.executable, "-P", str(HERE / "server.py")],
-        env=environment(),
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-    )
     try:
         with _terminate_is_interrupt(), _stopped_at_the_end(server):
             _send(server, settings)
@@ -120,18 +145,13 @@ def _run(
         return 0
 
 
-def _free_port(host: str, port: int) -> int:
-    """The port if nobody listens on it; 0 becomes a free one."""
+def _reserve(host: str, port: int) -> socket.socket:
+    """A socket that has the port, if nobody listens on it; 0 becomes a free one."""
     if not 0 <= port <= 65535:
         raise BadValue(f"port {port} does not exist; ports go from 1 to 65535")
     nowhere = BadValue(f"host {host!r} is not an address of this machine; '127.0.0.1' or '0.0.0.0' would be")
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            # as the server itself does: a port in TIME_WAIT is free
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            return int(probe.getsockname()[1])
+        return ports.reserve(host, port)
     except socket.gaierror:
         raise nowhere from None
     except OSError as error:

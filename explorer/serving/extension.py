@@ -10,8 +10,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from explorer.serving import environment
-from explorer.serving.server import CONNECTION, PLOTLY_URL, let_pages_say_goodbye, plotly_handler, plotly_url
+from explorer.serving import environment, on_hub
+from explorer.serving.server import (
+    CONNECTION,
+    PLOTLY_URL,
+    keep_runs,
+    let_pages_say_goodbye,
+    plotly_handler,
+    plotly_url,
+)
 
 HERE = Path(__file__).resolve().parent
 
@@ -25,7 +32,7 @@ def _link_jupyter_server_extension(app: Any) -> None:
     from traitlets.config import Config
 
     os.environ.update(environment())
-    settings = Config(configuration())
+    settings = Config(configuration() | on_hub.settings())
     # with a gateway, kernels run elsewhere and have connections of their own kind
     if not (app.config.GatewayClient.get("url") or os.environ.get("JUPYTER_GATEWAY_URL")):
         settings.ServerApp.kernel_websocket_connection_class = CONNECTION
@@ -35,11 +42,18 @@ def _link_jupyter_server_extension(app: Any) -> None:
 
 def _load_jupyter_server_extension(app: Any) -> None:
     """Kernels inherit the environment, and with it the address of plotly's bundle on this server."""
+    from explorer.serving import answers, watch
+
     let_pages_say_goodbye()
+    keep_runs()
     os.environ[PLOTLY_URL] = plotly_url("voila", app.base_url)
-    app.web_app.add_handlers(".*$", [plotly_handler(app.base_url)])
+    pages = watch.Watch()
+    pages.open(app.kernel_manager)
+    watch.begin_to_log(app.log.getEffectiveLevel())
+    app.web_app.add_handlers(".*$", [plotly_handler(app.base_url), *answers.handlers(pages, app.base_url)])
     # formulas by what Voila itself brings, as in its own server: unset, pages ask a content network
     app.web_app.settings |= {"mathjax_url": None, "mathjax_config": None}
+    on_hub.begin(app)
 
 
 def configuration() -> dict[str, Any]:

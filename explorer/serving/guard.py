@@ -5,13 +5,14 @@ which the last is the length of the frame; the channel; then at least four parts
 """
 
 import json
+import re
 import time
 from itertools import pairwise
 from typing import Any
 
 from jupyter_client.jsonutil import extract_dates
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
-from tornado.web import HTTPError
+from tornado.web import Finish, RequestHandler
 
 from explorer.errors import ExplorerError
 
@@ -21,6 +22,12 @@ MAX_BYTES = 12 * 2**20
 MAX_HEADER = 16 * 2**10
 CHANNELS = (b"shell", b"control", b"stdin")
 NUMBER = 8
+TYPE = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # of a message; logs mention it
+LONGEST_MENTION = 4000  # characters of what a kernel wrote to stderr
+CONNECTIONS = 16  # to one kernel; a page has one, and each may hold a frame that is half sent
+LONGEST_PATH = 1000
+# what no page of ours asks for: a way upwards, a NUL, a folder of templates without a file in it, a list of folders
+NOWHERE = r".*(?:\.\.|%00|%2e|%5c|\\).*|{base}voila/(?:templates/(?![^/]+/static/)|api/contents).*|.{{{longest},}}"
 
 
 class BadFrame(ExplorerError):
@@ -62,10 +69,12 @@ def _check_header(text: bytes) -> None:
         header = json.loads(text.decode())
         flat = isinstance(header, dict) and all(_is_plain(value) for value in header.values())
         if flat:
+            # neither half a character nor what is no number: the kernel could not answer
+            json.dumps(header, ensure_ascii=False, allow_nan=False).encode()
             extract_dates(header)  # a date that is none would stop the server's reader of the answers
     except (ValueError, RecursionError, OverflowError):
         raise BadFrame("the header is no JSON that can be read") from None
-    if not flat or not isinstance(header.get("msg_type"), str):
+    if not flat or not isinstance(header.get("msg_type"), str) or not TYPE.fullmatch(header["msg_type"]):
         raise BadFrame("the header is no flat object with a msg_type")
 
 
@@ -102,8 +111,16 @@ class Guarded(ZMQChannelsWebsocketConnection):
         """Before the connection is made: one that would speak the older, unmarked protocol is not."""
         offered = self.websocket_handler.request.headers.get("Sec-WebSocket-Protocol", "")
         if PROTOCOL not in [one.strip() for one in offered.split(",")]:
-            raise HTTPError(400, reason=f"the connection needs the sub-protocol {PROTOCOL}")
+            await self._refuse(400, f"the connection needs the sub-protocol {PROTOCOL}")
+        if self.multi_kernel_manager._kernel_connections.get(self.kernel_id, 0) >= CONNECTIONS:
+            await self._refuse(429, "this page is connected too often")
         await super().prepare()
+
+    async def _refuse(self, status: int, reason: str) -> None:
+        """In one line: jupyter_server's own page for an error needs files that a server of pages does not have."""
+        self.websocket_handler.set_status(status, reason)
+        await self.websocket_handler.finish(f"{reason}\n")
+        raise Finish
 
     def handle_incoming_message(self, incoming_msg: str | bytes) -> None:
         """Pass on a good frame. After a bad one nothing more is read, though the client may go on sending."""
@@ -129,15 +146,39 @@ class Guarded(ZMQChannelsWebsocketConnection):
 class Discreet(Guarded):
     """The connection of a reader: what a kernel writes to stderr, with its paths, goes into the server's log instead."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.mentions = Allowance(1, seconds=20)  # a client that provokes errors must not fill the log
+
     def _on_zmq_reply(self, stream: Any, msg_list: list[bytes]) -> None:
         """Keep back a message of that kind; any other is passed on."""
         # nearly all are told apart without being parsed
         if b'"stream"' in msg_list[0] and b'"stderr"' in msg_list[3] and _is_stderr(msg_list):
-            text = json.loads(msg_list[3]).get("text", "")
-            self.log.warning("kernel %s: %s", self.kernel_id, text.strip())
+            text = str(json.loads(msg_list[3]).get("text", "")).strip()
+            if text and self.mentions.take(1):
+                self.log.warning("kernel %s: %s", self.kernel_id, _printable(text[:LONGEST_MENTION]))
             return
         super()._on_zmq_reply(stream, msg_list)
 
 
 def _is_stderr(parts: list[bytes]) -> bool:
     return json.loads(parts[0]).get("msg_type") == "stream" and json.loads(parts[3]).get("name") == "stderr"
+
+
+def _printable(text: str) -> str:
+    """Without what would move the cursor of who reads the log; lines stay lines."""
+    return "".join(one if one.isprintable() or one == "\n" else "?" for one in text)
+
+
+class Nowhere(RequestHandler):
+    """The answer to an address that nobody has a use for but who looks for a way out of the folders that are served."""
+
+    def prepare(self) -> None:
+        """Before anything looks at it."""
+        self.set_status(404)
+        self.finish("There is no such page.\n")
+
+
+def nowhere(base_url: str) -> tuple[str, type[Nowhere]]:
+    """(addresses, handler): to stand before all others."""
+    return "(?i:" + NOWHERE.format(base=re.escape(base_url), longest=LONGEST_PATH) + ")", Nowhere

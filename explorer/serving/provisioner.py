@@ -16,8 +16,10 @@ from typing import Any
 
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
+from tornado.ioloop import IOLoop
 
 from explorer.errors import ExplorerError
+from explorer.serving import quick
 
 NAME = "gating-explorer"
 WARM_SECONDS = 120.0  # that the zygote has to get warm; pages asked for meanwhile wait for it
@@ -241,10 +243,12 @@ def _limit(pid: int | None) -> None:
     import resource
 
     with contextlib.suppress(OSError, ProcessLookupError):
-        if Kernels.nice:
-            os.setpriority(os.PRIO_PGRP, pid, os.getpriority(os.PRIO_PROCESS, 0) + Kernels.nice)
         if Kernels.memory:
             resource.prlimit(pid, resource.RLIMIT_DATA, (Kernels.memory, Kernels.memory))
+        if Kernels.nice:
+            os.setpriority(os.PRIO_PGRP, pid, os.getpriority(os.PRIO_PROCESS, 0) + Kernels.nice)
+            # each of these has a session of its own, and Linux divides the cores between sessions first
+            Path(f"/proc/{pid}/autogroup").write_text(str(Kernels.nice))
 
 
 def install(app: Any, nice: int = 0, memory: int = 0) -> None:
@@ -254,3 +258,12 @@ def install(app: Any, nice: int = 0, memory: int = 0) -> None:
     factory = KernelProvisionerFactory.instance(parent=app)
     factory.provisioners[NAME] = EntryPoint(NAME, f"{__name__}:Provisioner", KernelProvisionerFactory.GROUP_NAME)
     factory.default_provisioner_name = NAME
+    IOLoop.current().add_callback(_listen)
+    quick.read_only_what_tells(app.kernel_manager)
+
+
+async def _listen() -> None:
+    """Hear from the zygote as soon as the server runs, and not only when the first kernel is wanted."""
+    if Kernels.zygote:
+        with contextlib.suppress(NoZygote):
+            await Kernels.zygote.ready()

@@ -1,26 +1,24 @@
 """A room of people on one server: so many kernels and no more, a line in front of a full room, and no kernel left behind."""
 
-import json
 import logging
-import re
 import secrets
 import time
 from collections.abc import Callable
 from typing import Any
 
-from tornado.ioloop import PeriodicCallback
-from tornado.web import RequestHandler, authenticated
+from tornado.web import authenticated
 from voila.tornado.handler import TornadoVoilaHandler
 
+from explorer.serving import budget
 from explorer.serving.provisioner import Kernels
+from explorer.serving.watch import ALONE_SECONDS, Watch, seconds
 
 RETRY = 5  # seconds between two tries of the waiting page
 GONE = 4 * RETRY  # who has not tried for so long has left the line
 LONGEST_LINE = 1000
 ALONE = 180.0  # seconds that a kernel waits for its page to come back
-SWEEP = 5.0  # seconds between two looks at the kernels
 COOKIE = "gating-explorer-place"
-NICE = 5  # kernels yield to the server, which answers everybody
+NICE = 10  # kernels yield to the server, which answers everybody
 MEMORY = 2 * 2**30  # bytes of data for one kernel, a forked one's share included
 NTH = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
@@ -55,52 +53,44 @@ class Line:
 
 
 class Room:
-    """The state of the room, and what its handlers and its sweeper share."""
+    """The state of the room, and what its handlers share; its kernels are watched."""
 
     def __init__(self, people: int) -> None:
         self.line = Line(places_for(people))
         self.manager: Any = None
         self.starting = 0
-        self.begun = time.monotonic()
-        self.known: set[str] = set()
-        self.alone: dict[str, float] = {}
-        self._sweeper: PeriodicCallback | None = None
+        self.waiting = 0
+        self.watch = Watch(seconds(ALONE_SECONDS, ALONE), self.crowd)
 
     def open(self, manager: Any) -> None:
         """Begin to look after the kernels of this manager, once the server's loop runs."""
         self.manager = manager
-        self._sweeper = PeriodicCallback(self.sweep, 1000 * SWEEP)
-        self._sweeper.start()
+        self.watch.open(manager)
         log.info("the room is open: %d places, kernels %s", self.line.places, Kernels.kind())
 
     def taken(self) -> int:
         """Places that are taken: kernels, and those that are about to start."""
         return len(self.manager.list_kernel_ids()) + self.starting
 
-    async def sweep(self) -> None:
-        """Mention kernels that have come and gone; end those whose page has been away for too long."""
-        running, now = set(self.manager.list_kernel_ids()), time.monotonic()
-        for kernel in running - self.known:
-            log.info("kernel %s started, %d of %d places taken", kernel[:8], self.taken(), self.line.places)
-        for kernel in self.known - running:
-            log.info("kernel %s ended, %d of %d places taken", kernel[:8], self.taken(), self.line.places)
-        self.known = running
-        connected = self.manager._kernel_connections
-        self.alone = {one: self.alone.get(one, now) for one in running if not connected.get(one, 0)}
-        for kernel in [one for one, since in self.alone.items() if now - since > ALONE]:
-            log.info("kernel %s is ended: its page has been away for %.0f s", kernel[:8], ALONE)
-            self.alone.pop(kernel)
-            await self.manager.shutdown_kernel(kernel, now=True)
+    def crowd(self) -> str:
+        """How full it is, for the end of a line in the log."""
+        return f"; {len(self.watch.pages)} of {self.line.places} places taken"
+
+    def came(self, ticket: str) -> int:
+        """Somebody asks for a page: 0, come in, or the place in the line; a longer line is mentioned."""
+        place = self.line.try_to_enter(ticket, self.taken())
+        if len(self.line.seen) > self.waiting:
+            log.info("the room is full: %d in line", len(self.line.seen))
+        self.waiting = len(self.line.seen)
+        return place
 
     def facts(self) -> dict[str, Any]:
         """For /health: nothing about anybody."""
-        counted = {"running": len(self.manager.list_kernel_ids()), "places": self.line.places}
-        counted |= {"waiting": len(self.line.seen), "forked": Kernels.forked, "plain": Kernels.plain}
-        return {
-            "status": "ok",
-            "kernels": counted | {"kind": Kernels.kind()},
-            "seconds": round(time.monotonic() - self.begun),
-        }
+        facts = self.watch.facts()
+        facts["kernels"] |= {"running": len(self.manager.list_kernel_ids()), "places": self.line.places}
+        facts["kernels"] |= {"waiting": len(self.line.seen), "forked": Kernels.forked, "plain": Kernels.plain}
+        facts["kernels"] |= {"kind": Kernels.kind(), **budget.facts()}
+        return facts
 
 
 class Page(TornadoVoilaHandler):
@@ -115,7 +105,7 @@ class Page(TornadoVoilaHandler):
     async def get(self, path: str | None = None) -> None:
         """The page, or the place in the line."""
         ticket = self.get_cookie(COOKIE) or secrets.token_hex(8)
-        place = self.room.line.try_to_enter(ticket[:32], self.room.taken())
+        place = self.room.came(ticket[:32])
         if place:
             self._wait(ticket, place)
             return
@@ -126,13 +116,13 @@ class Page(TornadoVoilaHandler):
                 if not started:  # the kernel, counted from here on by its manager
                     started = True
                     self.room.starting -= 1
+                    log.info("page %s opened", (path or "")[:80])  # it exists, so nobody made its name up
                 self.write(html)
                 self.flush()
         finally:
             self.room.starting -= not started
 
     def _wait(self, ticket: str, place: int) -> None:
-        log.info("the room is full: %d in line", len(self.room.line.seen))
         self.set_status(503)
         self.set_cookie(COOKIE, ticket[:32], httponly=True, samesite="Lax", path=self.base_url)
         self.set_header("Retry-After", str(RETRY))
@@ -156,32 +146,8 @@ body {{ font: 1.1rem/1.5 system-ui, sans-serif; margin: 15vh auto; max-width: 32
 """
 
 
-class Health(RequestHandler):
-    """For whoever watches the server; it tells nothing about anybody, so it asks for no token."""
-
-    def initialize(self, room: Room) -> None:
-        """`room`: whose facts these are."""
-        self.room = room
-
-    def get(self) -> None:
-        """A JSON object."""
-        self.set_header("Content-Type", "application/json")
-        self.set_header("Cache-Control", "no-store")
-        self.finish(json.dumps(self.room.facts()))
-
-
-def with_room(handlers: list[Any], room: Room, base_url: str) -> list[Any]:
-    """Voila's handlers, with its pages behind the door of the room, and /health."""
+def with_room(handlers: list[Any], room: Room) -> list[Any]:
+    """Voila's handlers, with its pages behind the door of the room."""
     found = [one for one in handlers if one[1] is TornadoVoilaHandler]
     assert found, "Voila renders pages"
-    kept = [one if one not in found else (one[0], Page, {**one[2], "room": room}) for one in handlers]
-    return [(re.escape(f"{base_url}health"), Health, {"room": room}), *kept]
-
-
-def begin_to_log() -> None:
-    """One line an event, on standard error, with the time."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
+    return [one if one not in found else (one[0], Page, {**one[2], "room": room}) for one in handlers]

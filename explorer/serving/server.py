@@ -9,6 +9,7 @@ import gzip
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import re
 import signal
@@ -21,6 +22,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 # where a page finds plotly's own bundle: kernels inherit it and widgets/views hands it to the browser
 PLOTLY_URL = "GATING_EXPLORER_PLOTLY_URL"
+# the folder in which they keep their runs; widgets/states/kept.py
+KEPT = "GATING_EXPLORER_KEPT"
 # checks what browsers send to kernels
 CONNECTION = "explorer.serving.guard.Guarded"
 # the same, and keeps from readers what is meant for authors
@@ -100,30 +103,41 @@ def voila_app(settings: dict[str, Any]) -> Any:
     from tornado.log import gen_log
     from voila.app import Voila
 
+    from explorer.serving import answers, ports, quick
+    from explorer.serving.guard import nowhere
+
+    quick.install()
+
     class Pages(Voila):
         """Voila, which here also serves plotly's bundle and lists every page."""
 
         def init_settings(self) -> dict[str, Any]:
             settings: dict[str, Any] = super().init_settings()
             settings["voila_jinja2_env"].globals["pages"] = lambda: _pages(Path(self.root_dir))
-            return settings
+            return settings | {"log_function": answers.log_request}
 
         def init_handlers(self) -> list[Any]:
-            own = [plotly_handler(self.server_url), *front_door(self.server_url, Path(self.root_dir))]
-            return [*own, *room_of(self, settings, super().init_handlers())]
+            own = [
+                nowhere(self.server_url),
+                plotly_handler(self.server_url),
+                *front_door(self.server_url, Path(self.root_dir)),
+            ]
+            return [*own, *watched(self, settings, super().init_handlers())]
 
         def listen(self) -> None:
-            # nothing that comes by HTTP is longer than a form with a token
-            self.app.listen = functools.partial(self.app.listen, max_body_size=2**20)
+            self.app.listen = lambda *_: ports.listen(self.app, settings)
             super().listen()
 
     let_pages_say_goodbye()
+    keep_runs()
     # our file alone: a voila.json that happens to lie in the current folder must not change the pages
     app = Pages.instance()
     # said of every page; it is about stored outputs, and pages have none
-    app.log.addFilter(lambda record: "is not trusted" not in record.getMessage())
+    app.log.addFilter(lambda record: "is not trusted" not in record.getMessage() and not answers.is_said_by_us(record))
     # said of every connection; a timeout that is no longer than the interval would end each of them at its first ping
-    gen_log.addFilter(lambda record: "websocket_ping_timeout" not in record.getMessage())
+    gen_log.addFilter(
+        lambda record: "websocket_ping_timeout" not in record.getMessage() and not answers.is_said_by_us(record)
+    )
     app.initialize(
         [
             f"--Voila.config_file_paths={HERE}",
@@ -135,24 +149,52 @@ def voila_app(settings: dict[str, Any]) -> Any:
             "--MappingKernelManager.allow_tracebacks=False",
             "--Voila.log_level=WARN",
             f"--KernelManager.transport={_transport()}",
+            *culling(),
+            # processes behind one address must know each other's visitors
+            *([f"--Voila.cookie_secret={settings['secret']}"] if "secret" in settings else []),
             settings["pages"],
         ]
     )
     return app
 
 
-def room_of(app: Any, settings: dict[str, Any], handlers: list[Any]) -> list[Any]:
-    """The handlers of a server for a class, whose kernels are forked, limited and counted; without a class, as they are."""
+def watched(app: Any, settings: dict[str, Any], handlers: list[Any]) -> list[Any]:
+    """The handlers of a server that watches its kernels; with a class, these are forked, limited and counted too."""
+    from explorer.serving import answers, watch
+
+    handlers = answers.quietly(handlers)
     people = settings.get("class", 0)
+    # one person wants to hear what went wrong, who looks after a room everything
+    watch.begin_to_log(logging.INFO if people else logging.WARNING)
     if not people:
-        return handlers
+        alone = watch.Watch()
+        alone.open(app.kernel_manager)
+        return [*answers.handlers(alone, app.server_url), *handlers]
     from explorer.serving import provisioner, room
 
-    room.begin_to_log()
     provisioner.install(app, nice=room.NICE, memory=room.MEMORY)
     place = room.Room(people)
     place.open(app.kernel_manager)
-    return room.with_room(handlers, place, app.server_url)
+    own = answers.handlers(place.watch, app.server_url, place.facts)
+    if "front" in settings:
+        # several.py counts by names what /health tells as a number
+        names = {"facts": lambda: place.facts() | {"names": place.manager.list_kernel_ids()}}
+        own.append((re.escape(f"{app.server_url}health/{settings['front']}"), answers.Health, names))
+    return [*own, *room.with_room(handlers, place)]
+
+
+def keep_runs() -> None:
+    """Where kernels keep what their pages do, so that it can be gone on with after the end of a kernel or of this server."""
+    os.environ.setdefault(KEPT, str(Path.home() / ".local/share/gating-explorer/kept"))
+
+
+def culling() -> list[str]:
+    """When to end idle kernels, if the environment says so and not voila.json."""
+    from explorer.serving.watch import IDLE_SECONDS, seconds
+
+    idle = seconds(IDLE_SECONDS, 0)
+    names = {"cull_idle_timeout": max(1, int(idle)), "cull_interval": max(1, min(60, int(idle / 4)))}
+    return [f"--MappingKernelManager.{name}={value}" for name, value in names.items()] if idle else []
 
 
 def let_pages_say_goodbye() -> None:

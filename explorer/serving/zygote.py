@@ -18,15 +18,18 @@ import sys
 import time
 from typing import Any
 
+from explorer.serving.quiet import until_asked
+
 # what the labs import, each with what it costs a fresh kernel on its first page
 MODULES = (
-    "ipykernel.ipkernel", "ipykernel.kernelapp", "ipykernel.iostream", "ipykernel.zmqshell",
+    "ipykernel.debugger", "ipykernel.ipkernel", "ipykernel.kernelapp", "ipykernel.iostream", "ipykernel.zmqshell",
     "IPython.core.completer", "numpy", "pandas", "torch", "torch.optim", "plotly.graph_objects", "plotly.io",
     "ipywidgets", "anywidget", "explorer.experiment", "explorer.recording", "explorer.metrics", "explorer.analyses",
     "pygments.lexers.python", "pygments.formatters.html", "pygments.styles.default", "latex2mathml.converter",
     "widgets.labs", "widgets.labs.routing", "widgets.labs.attention", "widgets.labs.checkpoint", "widgets.labs.gallery",
-    "explorer.lessons", "widgets.lessons",
+    "explorer.lessons", "widgets.lessons", "widgets.lessons.running", "widgets.states.routing_view",
 )  # fmt: skip
+LABS = ("routing", "attention")  # built once, so that what is slow the first time has been done
 PATIENCE = 2.0  # seconds that kernels have to end before they are killed
 LOOK = 0.2  # seconds between two looks for kernels that have ended
 
@@ -34,6 +37,8 @@ LOOK = 0.2  # seconds between two looks for kernels that have ended
 def warm() -> dict[str, Any]:
     """Import it all and take one step of training, whose first is slow; returns what it took."""
     begun = time.perf_counter()
+    # 40 MB and a fifth of a second for every kernel; readers cannot reach a debugger
+    sys.modules["debugpy"] = None  # type: ignore[assignment]
     for name in MODULES:
         # an optional one, or one of another version
         with contextlib.suppress(ImportError):
@@ -42,7 +47,8 @@ def warm() -> dict[str, Any]:
 
     torch.set_num_threads(1)
     fresh = torch.get_rng_state()
-    _one_step()
+    for name in LABS:
+        _build_once(name)
     torch.set_rng_state(fresh)
     gc.collect()
     # the collector would write to every page of memory that is shared
@@ -50,12 +56,17 @@ def warm() -> dict[str, Any]:
     return {"ready": True, "seconds": round(time.perf_counter() - begun, 2), "threads": _threads()}
 
 
-def _one_step() -> None:
+def _build_once(name: str) -> None:
+    """A lab and its first steps; nothing of it is left. There is no kernel yet, so no widget of it reaches a page."""
     from explorer.errors import ExplorerError
-    from explorer.experiment import Experiment
 
-    with contextlib.suppress(ExplorerError):
-        Experiment("topk-softmax", seed=0).run(1)
+    with contextlib.suppress(ExplorerError, ImportError):
+        kind = importlib.import_module(f"widgets.labs.{name}").LAB
+        lab = kind(kind.STATE(""))
+        for _ in range(2):
+            lab.one_step()
+        lab.runs.close()
+    importlib.import_module("ipywidgets").Widget.close_all()
 
 
 def _threads() -> int:
@@ -148,7 +159,9 @@ def _signal(pid: int, number: int) -> None:
 
 def become_kernel(order: dict[str, Any]) -> None:
     """In the child: what a process of its own would have of its own, then the kernel until it is told to end."""
-    os.setsid()
+    # a group of its own, for signals, but no session: Linux divides the cores between sessions first, so that thirty of them
+    # would leave the server a thirtieth, however nice they are
+    os.setpgid(0, 0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -164,8 +177,11 @@ def become_kernel(order: dict[str, Any]) -> None:
 
     sys.argv = ["ipykernel_launcher", *order["argv"]]
     app = IPKernelApp.instance()
-    app.initialize([*order["argv"], f"--IPKernelApp.parent_handle={os.getppid()}"])
+    # without a history, which would be one more thread and a file in the home folder
+    own = [f"--IPKernelApp.parent_handle={os.getppid()}", "--HistoryManager.enabled=False"]
+    app.initialize([*order["argv"], *own])
     _register_widgets(app)
+    until_asked(app.kernel)
     app.start()
 
 

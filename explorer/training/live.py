@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from explorer.serving.budget import pace
+
 if TYPE_CHECKING:
     from explorer.experiment import Experiment, Step
 
@@ -64,6 +66,8 @@ class LiveTrainer:
     async def _run(self, steps: int | None) -> None:
         began = drawn = counted = time.perf_counter()
         count, total = 0, 0
+        share = pace()
+        share.begin()
         try:
             while steps is None or total < steps:
                 self.newest = self.experiment.advance()
@@ -71,11 +75,14 @@ class LiveTrainer:
                 now = time.perf_counter()
                 if now - counted >= 0.5:
                     self.steps_per_second, counted, count = count / (now - counted), now, 0
-                if now - drawn >= self.frame_seconds and self.ready():
-                    self.on_frame()
+                if now - drawn >= max(self.frame_seconds, share.frame_seconds) and self.ready():
+                    with share.painting():
+                        self.on_frame()
                     drawn = time.perf_counter()
                 for _ in range(TURNS):
                     await asyncio.sleep(0)
+                while (rest := share.rest()) > 0:
+                    await asyncio.sleep(rest)
                 if (rest := self.step_seconds - (time.perf_counter() - now)) > 0:
                     await asyncio.sleep(rest)
             self._task = None
@@ -85,3 +92,5 @@ class LiveTrainer:
         except Exception as error:  # noqa: BLE001  reported on the page, where the person is, and not only in a log
             self._task = None
             self.on_error(error)
+        finally:
+            share.end()

@@ -5,7 +5,6 @@ import json
 import os
 import random
 import re
-import struct
 import sys
 import threading
 import time
@@ -15,24 +14,11 @@ import pytest
 import websocket
 from hypothesis import given
 from hypothesis import strategies as st
-from jupyter_server.services.kernels.connection.base import deserialize_msg_from_ws_v1, serialize_msg_to_ws_v1
+from jupyter_server.services.kernels.connection.base import deserialize_msg_from_ws_v1
 
-from explorer.serving.guard import MAX_BYTES, MAX_HEADER, PROTOCOL, Allowance, BadFrame, check_frame
+from explorer.serving.guard import CONNECTIONS, PROTOCOL, Allowance, BadFrame, check_frame, nowhere
+from tests.classroom.bad_frames import BROKEN, HEADER, frame_of, mangled
 from tests.test_serving import ROOT, Running, write_notebook
-
-HEADER = {
-    "msg_id": "7", "msg_type": "comm_msg", "session": "s", "username": "u", "version": "5.3",
-    "date": "2026-11-23T02:11:00.000Z", "subshell_id": None,
-}  # fmt: skip
-
-
-def frame_of(header: object = HEADER, channel: str = "shell", buffers: tuple[bytes, ...] = ()) -> bytes:
-    """A frame as a browser makes it."""
-    header = header if isinstance(header, bytes) else json.dumps(header).encode()
-    frame = serialize_msg_to_ws_v1([header, b"{}", b"{}", b'{"comm_id": "1", "data": {}}', *buffers], channel)
-    assert isinstance(frame, bytes)
-    return frame
-
 
 # --- the check itself -------------------------------------------------------------------------------------------------
 
@@ -42,77 +28,12 @@ def test_a_good_frame_passes(buffers: list[bytes], channel: str) -> None:
     check_frame(frame_of(channel=channel, buffers=tuple(buffers)))
 
 
-def numbers(*values: int) -> bytes:
-    return struct.pack(f"<{len(values)}Q", *values)
-
-
-def _deep(depth: int) -> bytes:
-    return b'{"msg_type": "comm_msg", "x": ' + b"[" * depth + b"]" * depth + b"}"
-
-
-BAD = {
-    "text": "{}",
-    "nothing": b"",
-    "seven bytes": b"\x06" + bytes(6),
-    "no parts": numbers(0),
-    "an endless count": numbers(2**64 - 1),
-    "a count of 2 to the 40": numbers(2**40) + bytes(64),
-    "three parts": serialize_msg_to_ws_v1([b"{}"] * 3, "shell"),
-    "sixty-five parts": frame_of(buffers=(b"",) * 61),
-    "ends within its offsets": numbers(6, 56, 61),
-    "an offset of 2 to the 63": numbers(6, 56, 2**63, 2**63, 2**63, 2**63, 2**63),
-    "backwards": numbers(6, 56, 61, 59, 63, 65, 67) + b"shell{}{}{}",
-    "a hole before the channel": numbers(6, 57, 62, 64, 66, 68, 70) + b" shell{}{}{}{}",
-    "something behind the end": frame_of() + b"x",
-    "cut by a byte": frame_of()[:-1],
-    "another channel": frame_of(channel="iopub"),
-    "a channel that is no text": frame_of().replace(b"shell", b"\xff\xff\xff\xff\xff", 1),
-    "too long": frame_of(buffers=(bytes(MAX_BYTES),)),
-    "a header too long": frame_of(HEADER | {"x": "y" * MAX_HEADER}),
-    "a header that is no text": frame_of(b"\xff\xfe"),
-    "a header that is no JSON": frame_of(b"{"),
-    "a header of NUL": frame_of(b"\x00" * 10),
-    "a list for a header": frame_of([1]),
-    "a number for a header": frame_of(1),
-    "no type": frame_of({"msg_id": "1"}),
-    "a list for a type": frame_of(HEADER | {"msg_type": ["comm_msg"]}),
-    "an object within": frame_of(HEADER | {"session": {"a": 1}}),
-    "deep": frame_of(_deep(100)),
-    "very deep": frame_of(_deep(7000)),
-    "a number of 5,000 digits": frame_of(b'{"msg_type": "comm_msg", "x": ' + b"9" * 5000 + b"}"),
-    "a date that is none": frame_of(HEADER | {"date": "2026-99-99T99:99:99"}),
-}
-
-
-@pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
+@pytest.mark.parametrize("bad", BROKEN.values(), ids=BROKEN.keys())
 def test_a_bad_frame_is_refused_at_once(bad: object) -> None:
     begun = time.perf_counter()
     with pytest.raises(BadFrame):
         check_frame(bad)
     assert time.perf_counter() - begun < 0.1
-
-
-def mangled(dice: random.Random) -> bytes:
-    """A good frame with something wrong in it, or bytes at random."""
-    frame = bytearray(frame_of(buffers=tuple(dice.randbytes(dice.randrange(20)) for _ in range(dice.randrange(5)))))
-    for _ in range(dice.randrange(1, 4)):
-        kind = dice.randrange(6)
-        place = dice.randrange(max(1, len(frame)))
-        if kind == 0:
-            frame[8 * dice.randrange(8) :][:8] = b""
-            at = 8 * dice.randrange(8)
-            frame[at : at + 8] = numbers(dice.choice([0, 1, 2**31, 2**32, 2**63, 2**64 - 1, dice.randrange(999)]))
-        elif kind == 1:
-            frame[place : place + 1] = dice.randbytes(1)
-        elif kind == 2:
-            del frame[place:]
-        elif kind == 3:
-            frame[place:place] = dice.randbytes(dice.randrange(1, 30))
-        elif kind == 4:
-            del frame[place : place + dice.randrange(1, 30)]
-        else:
-            frame[:] = dice.randbytes(dice.randrange(200))
-    return bytes(frame)
 
 
 def test_of_twenty_thousand_mangled_frames_none_that_passes_harms_a_parser() -> None:
@@ -149,6 +70,40 @@ def test_an_allowance_is_used_up_and_comes_back(monkeypatch: pytest.MonkeyPatch)
     now += 1000
     assert not allowance.take(21)
     assert allowance.take(20)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"msg_type": "comm\nmsg"},
+        {"msg_type": ""},
+        {"msg_type": "x" * 65},
+        {"session": "\ud800"},
+        {"msg_id": float("nan")},
+    ],
+)
+def test_what_a_log_or_a_kernel_could_not_write_is_refused(header: dict[str, object]) -> None:
+    with pytest.raises(BadFrame):
+        check_frame(frame_of(HEADER | header))
+
+
+@pytest.mark.parametrize(
+    ("path", "kept_out"),
+    [
+        ("/x/voila/render/labs/routing.ipynb", False),
+        ("/x/voila/templates/gating-explorer/static/index.css", False),
+        ("/x/voila/labextensions/@jupyter-widgets%2fbase/static/a.1.js", False),
+        ("/x/", False),
+        ("/x/voila/files/../../etc/passwd", True),
+        ("/x/voila/static/%2E%2e/x", True),
+        ("/x/voila/render/a%00b", True),
+        ("/x/voila/templates/lab", True),
+        ("/x/voila/api/contents/", True),
+        ("/x/" + "a" * 2000, True),
+    ],
+)
+def test_ways_out_of_the_folders_lead_nowhere(path: str, kept_out: bool) -> None:
+    assert bool(re.fullmatch(nowhere("/x/")[0], path)) is kept_out
 
 
 NOISY = """
@@ -224,7 +179,7 @@ def test_a_bad_frame_ends_its_connection_alone(running: Running, name: str) -> N
     kernel = kernel_of(running)
     other = connect(running, kernel, [PROTOCOL])
     guilty = connect(running, kernel, [PROTOCOL])
-    bad = BAD[name]
+    bad = BROKEN[name]
     # the longest is cut off while it is being sent
     with contextlib.suppress(ConnectionError, websocket.WebSocketConnectionClosedException):
         guilty.send(bad) if isinstance(bad, str) else guilty.send_binary(bad)
@@ -280,3 +235,13 @@ def test_what_a_kernel_writes_to_stderr_stays_on_the_server(running: Running) ->
         came.append(frame.decode(errors="replace"))
     reader.close()
     assert [one for one in came if "/a/path" in one] == []
+
+
+def test_one_page_has_a_few_connections_and_not_a_hundred(running: Running) -> None:
+    kernel = kernel_of(running)
+    held = [connect(running, kernel, [PROTOCOL]) for _ in range(CONNECTIONS)]
+    with pytest.raises(websocket.WebSocketBadStatusException, match="429"):
+        connect(running, kernel, [PROTOCOL])
+    assert answers(held[0]) == "kernel_info_reply"
+    for one in held:
+        one.close()

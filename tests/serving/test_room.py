@@ -1,6 +1,5 @@
 """A server for a class: who comes in, who waits, where kernels come from, what they may take, and that none is left."""
 
-import asyncio
 import html
 import json
 import os
@@ -17,7 +16,8 @@ import pytest
 from explorer import serving
 from explorer.errors import BadValue
 from explorer.serving import room
-from tests.test_serving import ROOT, Running, write_notebook
+from tests.test_serving import ROOT, write_notebook
+from tests.test_serving import Running as Server
 
 NICE = min(19, os.nice(0) + room.NICE)  # the tests themselves may run at a lower priority
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux only")
@@ -78,39 +78,6 @@ def test_a_class_too_large_is_one_sentence() -> None:
         serving.serve(port=0, browser=False, people=501)
 
 
-class Manager:
-    """Of kernels that are only names."""
-
-    def __init__(self, **connections: int) -> None:
-        self._kernel_connections = connections
-        self.ended: list[str] = []
-
-    def list_kernel_ids(self) -> list[str]:
-        return list(self._kernel_connections)
-
-    async def shutdown_kernel(self, kernel: str, now: bool) -> None:
-        del self._kernel_connections[kernel]
-        self.ended.append(kernel)
-
-
-def test_a_kernel_whose_page_stays_away_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 1000.0
-    monkeypatch.setattr(room.time, "monotonic", lambda: now)
-    place = room.Room(people=2)
-    place.manager = manager = Manager(open=1, orphan=0, loading=0)
-    asyncio.run(place.sweep())
-    now += room.ALONE / 2
-    manager._kernel_connections["loading"] = 1
-    asyncio.run(place.sweep())
-    now += room.ALONE / 2 + 1
-    asyncio.run(place.sweep())
-    assert manager.ended == ["orphan"]
-    # it begins anew when a page goes away
-    manager._kernel_connections["open"] = 0
-    asyncio.run(place.sweep())
-    assert manager.ended == ["orphan"]
-
-
 # --- a running server for a class of one: three places ----------------------------------------------------------------
 
 FACTS = """
@@ -133,13 +100,13 @@ except (MemoryError, RuntimeError) as error:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("class")
     write_notebook(folder / "facts.ipynb", FACTS)
     write_notebook(folder / "greedy.ipynb", GREEDY)
     write_notebook(folder / "raises.ipynb", "raise RuntimeError('a secret')")
     call = f"serve(port=0, browser=False, people=1, pages={str(folder)!r})"
-    server = Running(call, {**os.environ, "PYTHONPATH": str(ROOT)}, folder)
+    server = Server(call, {**os.environ, "PYTHONPATH": str(ROOT)}, folder)
     yield server
     server.stop(signal.SIGINT)
 
@@ -154,7 +121,7 @@ def _empty_room(request: pytest.FixtureRequest) -> Iterator[None]:
 KERNELS: list[str] = []
 
 
-def open_page(running: Running, path: str) -> tuple[int, str]:
+def open_page(running: Server, path: str) -> tuple[int, str]:
     status, _, page = running.get(f"voila/render/{path}")
     KERNELS.extend(re.findall(r'kernelId": "([0-9a-f-]{36})"', page))
     return status, page
@@ -167,7 +134,7 @@ def facts_of(page: str) -> dict[str, object]:
     return facts
 
 
-def leave_all(running: Running) -> None:
+def leave_all(running: Server) -> None:
     """As pages do that are closed."""
     import http.client
 
@@ -178,7 +145,7 @@ def leave_all(running: Running) -> None:
         connection.close()
 
 
-def health(running: Running) -> dict[str, object]:
+def health(running: Server) -> dict[str, object]:
     status, headers, body = running.get("health")
     assert (status, headers["Content-Type"]) == (200, "application/json")
     facts: dict[str, object] = json.loads(body)["kernels"]
@@ -186,7 +153,7 @@ def health(running: Running) -> dict[str, object]:
 
 
 @LINUX
-def test_a_page_gets_a_warm_kernel_of_its_own(running: Running) -> None:
+def test_a_page_gets_a_warm_kernel_of_its_own(running: Server) -> None:
     first, second = (facts_of(open_page(running, "facts.ipynb?seed=5")[1]) for _ in range(2))
     assert first["warm"] and second["warm"]
     assert first["pid"] != second["pid"] and first["parent"] == second["parent"]
@@ -200,7 +167,7 @@ def test_a_page_gets_a_warm_kernel_of_its_own(running: Running) -> None:
     assert health(running)["kind"] == "forked"
 
 
-def test_a_full_room_has_a_line(running: Running) -> None:
+def test_a_full_room_has_a_line(running: Server) -> None:
     assert [open_page(running, "facts.ipynb")[0] for _ in range(3)] == [200] * 3
     status, headers, page = running.get("voila/render/facts.ipynb")
     assert status == 503
@@ -217,11 +184,11 @@ def test_a_full_room_has_a_line(running: Running) -> None:
 
 
 @LINUX
-def test_a_kernel_that_wants_too_much_is_told_so_and_lives(running: Running) -> None:
+def test_a_kernel_that_wants_too_much_is_told_so_and_lives(running: Server) -> None:
     assert facts_of(open_page(running, "greedy.ipynb")[1]) == {"got": False}
 
 
-def test_no_traceback_and_no_path_reaches_a_reader(running: Running) -> None:
+def test_no_traceback_and_no_path_reaches_a_reader(running: Server) -> None:
     for path in ("raises.ipynb", "nowhere.ipynb", "%2e%2e/x.ipynb", "raises.ipynb/x", "a%00b.ipynb"):
         page = open_page(running, path)[1]
         assert "a secret" not in page
@@ -229,11 +196,24 @@ def test_no_traceback_and_no_path_reaches_a_reader(running: Running) -> None:
         assert str(ROOT) not in page and "/tmp/" not in page, path
 
 
+def test_a_page_may_ask_what_became_of_its_kernel(running: Server) -> None:
+    assert open_page(running, "facts.ipynb")[0] == 200
+    kernel = KERNELS[-1]
+    assert json.loads(running.get(f"voila/session/{kernel}")[2])["running"] is True
+    leave_all(running)
+    status, headers, body = running.get(f"voila/session/{kernel}")
+    assert (status, headers["Cache-Control"]) == (200, "no-store")
+    assert json.loads(body)["why"] == "closed"
+    nobody = json.loads(running.get("voila/session/00000000-0000-0000-0000-000000000000")[2])
+    assert nobody.keys() == {"running", "uptime"} and not nobody["running"]
+    assert running.get("voila/session/..%2F..%2Fetc")[0] == 404
+
+
 @LINUX
-def test_closed_pages_leave_no_process(running: Running) -> None:
+def test_closed_pages_leave_no_process(running: Server) -> None:
     pids = [facts_of(open_page(running, "facts.ipynb")[1])["pid"] for _ in range(2)]
     leave_all(running)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:  # type: ignore[arg-type]
         time.sleep(0.1)
     assert [pid for pid in pids if psutil.pid_exists(pid)] == []  # type: ignore[arg-type]
@@ -244,12 +224,12 @@ def test_closed_pages_leave_no_process(running: Running) -> None:
 def test_nothing_of_a_class_is_left_behind(tmp_path: Path, number: signal.Signals) -> None:
     write_notebook(tmp_path / "facts.ipynb", FACTS)
     call = f"serve(port=0, browser=False, people=1, pages={str(tmp_path)!r})"
-    doomed = Running(call, {**os.environ, "PYTHONPATH": str(ROOT)}, tmp_path)
+    doomed = Server(call, {**os.environ, "PYTHONPATH": str(ROOT)}, tmp_path)
     assert doomed.get("voila/render/facts.ipynb")[0] == 200
     family = doomed.family()
     assert len(family) >= 3, "the server, the zygote and a kernel"
     doomed.stop(number)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while any(_runs(one) for one in family) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert [one for one in family if _runs(one)] == []
@@ -266,7 +246,7 @@ def _runs(process: psutil.Process) -> bool:
 def test_without_its_zygote_a_server_goes_on_with_plain_kernels(tmp_path: Path) -> None:
     write_notebook(tmp_path / "facts.ipynb", FACTS)
     call = f"serve(port=0, browser=False, people=1, pages={str(tmp_path)!r})"
-    server = Running(call, {**os.environ, "PYTHONPATH": str(ROOT)}, tmp_path)
+    server = Server(call, {**os.environ, "PYTHONPATH": str(ROOT)}, tmp_path)
     try:
         assert facts_of(server.get("voila/render/facts.ipynb")[2])["warm"]
         (zygote,) = [
@@ -284,5 +264,5 @@ def test_without_its_zygote_a_server_goes_on_with_plain_kernels(tmp_path: Path) 
         server.stop(signal.SIGINT)
 
 
-def _server(running: Running) -> psutil.Process:
+def _server(running: Server) -> psutil.Process:
     return psutil.Process(running.process.pid).children()[0]

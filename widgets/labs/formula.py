@@ -23,12 +23,14 @@ SPACE = {"width": "0.167em"}  # TeX's thin space
 
 def mathml(latex: str, block: bool = True) -> str:
     """The formula (without dollar signs) as a <math> element; what cannot be read comes as its LaTeX, escaped, in <code>."""
-    return _translated(latex, block) or f"<code>{escaped(latex)}</code>"
+    whole = latex.encode("utf-8", "replace").decode()
+    return _translated(whole, block) or f"<code>{escaped(whole)}</code>"
 
 
 def escaped(text: str) -> str:
     """Text as HTML that means nothing else, to a browser or to a formula reader; without ipywidgets, unlike `frame`."""
-    return html.escape(text).replace("$", "&#36;")
+    whole = text.encode("utf-8", "replace").decode()  # half of a surrogate pair cannot be sent to a page
+    return html.escape(whole).replace("$", "&#36;")
 
 
 def lines(latex: str) -> list[str]:

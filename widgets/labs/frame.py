@@ -14,12 +14,14 @@ import ipywidgets as W
 import traitlets as t
 
 from explorer.errors import ExplorerError
-from widgets.views import Landmarks
+from widgets.views import Landmarks, TextLimit
 
 STYLE = (Path(__file__).parent / "frame.css").read_text(encoding="utf-8")
 HEADLESS = bool(
     os.environ.get("GATING_EXPLORER_HEADLESS")
 )  # the one place: notebooks run without a browser, training is short
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # within what torch says
+LESS = "try fewer or narrower experts, a smaller batch or a shorter text"
 log = logging.getLogger("gating-explorer")
 
 
@@ -32,12 +34,13 @@ def text(content: str, tag: str = "p", role: str = "", css: str = "") -> W.HTML:
 def page(title: str, introduction: str, *parts: W.Widget) -> W.Widget:
     """A lab's page: the look, a heading, what this is about, then its parts."""
     head = [W.HTML(f"<style>{STYLE}</style>"), text(title, "h1"), text(introduction)]
-    return W.VBox([*head, *parts, Landmarks()]).add_class("ge-page")
+    return W.VBox([*head, *parts, Landmarks(), TextLimit()]).add_class("ge-page")
 
 
 def escape(content: str) -> str:
     """Text as HTML that means nothing else, to a browser or to a formula reader."""
-    return html.escape(content).replace("$", "&#36;")
+    whole = content.encode("utf-8", "replace").decode()  # half of a surrogate pair cannot be sent to a page
+    return html.escape(whole).replace("$", "&#36;")
 
 
 def log_file() -> Path:
@@ -49,14 +52,37 @@ def explain(error: Exception) -> dict[str, str]:
     """An error as the page says it: our own in its own words, a foreign one by its kind and the number it is logged under."""
     if isinstance(error, ExplorerError):
         return {"title": "This cannot be done", "message": str(error)}
+    if is_want_of_memory(error):
+        return {
+            "title": "There is not enough memory for this",
+            "message": f"{_allowed()}. The page still works: {LESS}.",
+        }
     number = uuid.uuid4().hex[:8]
     if not log.handlers:
-        log.addHandler(logging.FileHandler(log_file(), delay=True))
+        log.addHandler(logging.FileHandler(log_file(), delay=True, encoding="utf-8", errors="replace"))
     log.error("error %s", number, exc_info=error)
     return {
         "title": "Something went wrong",
         "message": f"{type(error).__name__}; it was logged as {number}. The page still works.",
     }
+
+
+def is_want_of_memory(error: BaseException) -> bool:
+    """Whether memory was asked for and refused, by Python or by torch, which has no class of its own for that."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(said in str(error) for said in NO_MEMORY)
+    )
+
+
+def _allowed() -> str:
+    """How much this process may have, where a server for a class has set a ceiling."""
+    try:
+        import resource  # not on Windows
+
+        ceiling = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    except (ImportError, OSError):
+        return "the machine has no more"
+    return "the machine has no more" if ceiling < 0 else f"a page here may take {ceiling / 2**30:.3g} GiB"
 
 
 def guarded(state: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -11,12 +11,14 @@ from typing import Any, ClassVar
 import ipywidgets as W
 
 from explorer.errors import ExplorerError
+from explorer.serving.budget import pace
 from explorer.training import calibrate_threads
 from explorer.training.live import LiveTrainer
 from widgets.figures.cursor import with_cursor
 from widgets.labs.controls import Folded, as_labelled
 from widgets.labs.explain import ExplainPart
 from widgets.labs.frame import error_card, escape, guarded, notices, page, text
+from widgets.labs.keeping import KeepingPart
 from widgets.labs.runs import Run, Runs
 from widgets.labs.settings import BesidePart, SettingsPart
 from widgets.labs.sharing import SharingPart
@@ -127,7 +129,7 @@ class Lab:
         self.own_views = {"a": self.views("a")}
         self.status_line, self.advice_text = W.HTML().add_class("ge-status"), W.HTML().add_class("ge-advice")
         self.transport, self.settings, self.beside_part = TransportPart(self), SettingsPart(self), BesidePart(self)
-        self.sharing, self.explain = SharingPart(self), ExplainPart(self)
+        self.sharing, self.explain, self.keeping = SharingPart(self), ExplainPart(self), KeepingPart(self)
         self.more = self.more_parts()
         self.widget = self._lay_out()
         self.set_large(state.large)
@@ -172,6 +174,7 @@ class Lab:
     def pause(self) -> None:
         """Stop after the step under way, and draw everything as it then is; the buttons answer before the pictures."""
         self.state.running, self.state.step = False, self.runs.step
+        self.keeping.follow()  # first: what is answered is on the disk
         self.transport.follow()
         self._trainer.pause()
         self._follow()
@@ -323,6 +326,7 @@ class Lab:
             self.pause()  # which draws everything, for whoever comes back
             return
         everything, now = not self._trainer.running, time.perf_counter()
+        self.keeping.follow()
         if (self.runs.b is not None) != self._with_b:
             self.refill()  # a link's plan forked
         self.draw_live(everything)
@@ -381,6 +385,8 @@ class Lab:
             items = "".join(f"<li>{escape(k)} <b>{escape(str(v))}</b></li>" for k, v in values.items())
             head = f"<li><strong>{side.upper()}:</strong></li>" if self.runs.b else ""
             lines.append(f"<ul>{head}{items}</ul>")
+        if shared := pace().said():
+            lines.append(f"<ul><li>this server trains <b>{escape(shared)}</b></li></ul>")
         self.status_line.value = "".join(lines)
 
     def _take_moment(self) -> None:
@@ -390,7 +396,7 @@ class Lab:
             if not run.timeline.steps or run.timeline.steps[-1] != run.experiment.step:
                 run.timeline.add(run.experiment.step, self.look(run))
         ended = time.perf_counter()
-        self.due["moment"] = ended + max(CHART_SECONDS, (ended - began) / MOMENT_SHARE)
+        self.due["moment"] = ended + max(CHART_SECONDS, (ended - began) / (MOMENT_SHARE * pace().share))
 
     def _measure_held_out(self) -> None:
         """Every few seconds, and whenever the run stands still."""
@@ -398,7 +404,7 @@ class Lab:
         for run in self.runs.sides.values():
             run.measure_held_out()
         ended = time.perf_counter()
-        self.due["held out"] = ended + max(HELD_OUT_SECONDS, (ended - began) / HELD_OUT_SHARE)
+        self.due["held out"] = ended + max(HELD_OUT_SECONDS, (ended - began) / (HELD_OUT_SHARE * pace().share))
 
     def _alone(self) -> bool:
         """Whether no view has drawn a frame for a minute."""
@@ -420,6 +426,7 @@ class Lab:
         self.settings.follow()
         self.beside_part.follow()
         self.sharing.follow()
+        self.keeping.follow()
         if not self.state.running:
             stamp = self.stamp()
             for view in self._all_views():
@@ -495,8 +502,9 @@ class Lab:
                 self.parts[name].layout.display = "none"
         columns = W.HBox([W.VBox(left).add_class("ge-controls"), W.VBox(right).add_class("ge-main")])
         return page(
-            self.TITLE, self.INTRODUCTION, notices(self.state), error_card(self.state), columns.add_class("ge-columns")
-        )
+            self.TITLE, self.INTRODUCTION, notices(self.state), error_card(self.state), self.keeping.widget,
+            columns.add_class("ge-columns"),
+        )  # fmt: skip
 
     def _inside(self, section: str) -> list[W.Widget]:
         """Its pictures, A's and B's beside each other."""

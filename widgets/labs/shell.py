@@ -46,10 +46,17 @@ async def _open(name: str, box: "W.VBox") -> None:
 
 def _build(name: str, query: str, state: Any = None) -> Any:
     module = importlib.import_module(f"widgets.labs.{name}")
-    if state is None:
-        state = module.LAB.STATE(query)
-        state.theme = theme_of(query)
-    return module.LAB(state)
+    if state is not None:
+        return module.LAB(state)
+    from widgets.labs.keeping import Opening
+
+    opening = Opening(name, query)
+    state = module.LAB.STATE(opening.query)
+    opening.restore(state)
+    state.theme = theme_of(query)
+    lab = module.LAB(state)
+    opening.go_on(lab)
+    return lab
 
 
 def theme_of(query: str) -> str:

@@ -9,7 +9,7 @@ from explorer.catalogue import Knob
 from explorer.experiment import Experiment
 from explorer.tasks import BigramBackcopy, Text, task
 from widgets.states.attention_presets import PRESETS
-from widgets.states.lab import LabState, OwnTask, Side
+from widgets.states.lab import MOST_MEMORY, LabState, OwnTask, Side
 
 SETTINGS = ("learning_rate", "batch", "layers", "feed_forward")  # of the host: as controls
 FEED_FORWARD = Knob("glu", "what stands between two layers of attention", choices=("glu", "none"))
@@ -127,7 +127,13 @@ class AttentionState(LabState):
 
     def _experiment(self, side: Side) -> Experiment:
         hidden = SILENT if self.task in ("bigram-backcopy", "no-triggers", "no-bos") else {}
-        return Experiment(side.mechanism, task=self.make_task(), seed=self.seed, **{**hidden, **side.values})
+        return Experiment(
+            side.mechanism,
+            task=self.make_task(),
+            seed=self.seed,
+            most_memory=MOST_MEMORY,
+            **{**hidden, **side.values},
+        )
 
 
 TASKS = AttentionState.TASKS

@@ -18,6 +18,7 @@ from widgets.states import links
 
 MOST_STEPS = 2000  # that a link may ask for: a minute or two
 SPEEDS = (0, 30, 10, 3, 1)  # steps a second; 0: as many as there is time for
+MOST_MEMORY = 10**9  # bytes for one run: a link must not take the memory of everybody's machine
 SEED = Knob(0, "seed", low=0, high=2**32 - 1)
 STEPS = Knob(0, "steps", low=0, high=MOST_STEPS)
 
@@ -159,7 +160,7 @@ class LabState(t.HasTraits):
         return self._experiment(self.a)
 
     def _experiment(self, side: Side) -> Experiment:
-        return Experiment(side.mechanism, task=self.make_task(), seed=self.seed, **side.values)
+        return Experiment(side.mechanism, task=self.make_task(), seed=self.seed, most_memory=MOST_MEMORY, **side.values)
 
     def _matched(self, b: Experiment, a: Experiment) -> Experiment:
         """B with the feed-forward width at which it has A's size."""

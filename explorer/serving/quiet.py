@@ -1,0 +1,33 @@
+"""A kernel that keeps its widgets to itself until a page asks for them.
+
+A lab has some 370 widgets. Each announces itself when it is made, which costs the kernel half of the time that the lab takes
+to be built, and the server the time to pass it on, while no page is there to hear it: a page that connects asks for all of
+them anyway, and gets them in one message.
+"""
+
+from typing import Any
+
+CONTROL = "jupyter.widget.control"  # a page opens it, and asks through it
+
+
+def until_asked(kernel: Any) -> None:
+    """Say nothing about widgets until a page of this kernel's opens the channel through which it asks for them."""
+    from ipykernel.comm import comm as comms
+
+    asked = kernel.comm_manager.targets[CONTROL]
+    every: Any = comms.BaseComm
+    publish = every.publish_msg
+
+    def keep(comm: Any, *message: Any, **more: Any) -> None:
+        if comm.target_name == "jupyter.widget":
+            comm.kernel = kernel  # as publishing does; ipywidgets takes a comm without one for a dead one
+        else:
+            publish(comm, *message, **more)
+
+    def opened(comm: Any, message: Any) -> None:
+        every.publish_msg = publish
+        kernel.comm_manager.register_target(CONTROL, asked)
+        asked(comm, message)
+
+    every.publish_msg = keep
+    kernel.comm_manager.register_target(CONTROL, opened)
