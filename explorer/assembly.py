@@ -1,10 +1,12 @@
 """Assembly: from a mechanism, its knobs and the host's settings to a model, its parameter groups and its matched width."""
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from explorer.catalogue import Knob, Spec, build, spec
 from explorer.counting import count
@@ -168,17 +170,11 @@ def groups(model: nn.Module, settings: dict[str, Any]) -> list[Group]:
     return [Group(params, scale, decay) for (scale, decay), params in alike.items()]
 
 
-SMALL = 4.0  # times the size of a usual model, of a few MB: not worth an estimate
-LONGEST_USUAL = 256  # tokens of a sequence in the tasks as they come
-
-
 def memory(experiment: "Experiment") -> float:
     """Bytes that training it needs, roughly and rather too many, without taking them; only what its sizes say."""
-    if _times_larger(experiment) <= SMALL:
-        return 0.0
     card, knobs, settings = experiment.spec, experiment.knobs, experiment.settings
     T = getattr(experiment.task, "sequence", 1)
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         model = assemble(card, knobs, settings, experiment.data)
     # weights, gradients and the optimizer's two moments
     held = 16 * sum(p.numel() for p in model.parameters())
@@ -190,18 +186,37 @@ def memory(experiment: "Experiment") -> float:
     return float(held + 4 * settings["batch"] * T * settings["layers"] * kept)
 
 
-def _times_larger(experiment: "Experiment") -> float:
-    """At most how many times the size of the mechanism's usual model this is: the product of what was raised.
+# of what stands in the constructors of mechanisms
+ELEMENTWISE = {
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "__rmul__",
+    "__radd__",
+    "__rsub__",
+    "__rtruediv__",
+    "neg",
+    "exp",
+    "log",
+    "normalize",
+}
 
-    A page begins with the usual one, and the first model on the meta device costs 2 s and 75 MB of imports.
-    """
-    usual = {name: knob.default for name, knob in SETTINGS.items() if name not in experiment.spec.knobs}
-    usual |= {name: knob.default for name, knob in experiment.spec.knobs.items()}
-    larger = max(1.0, getattr(experiment.task, "sequence", 1) / LONGEST_USUAL)
-    for name, value in (experiment.settings | experiment.knobs).items():
-        if isinstance(value, int) and not isinstance(value, bool) and name in usual and value:
-            larger *= max(1.0, value / (usual[name] or 1))
-    return larger
+
+class _Unfilled(TorchFunctionMode):
+    """Fills no tensor: on the meta device there is nothing to see of it, and it would import torch._dynamo, 2 s and 75 MB."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name.endswith("_") and not name.endswith("__"):
+            return args[0] if args else kwargs["tensor"]
+        if func in (torch.randn, torch.rand):
+            return torch.empty(*args)
+        if func is torch.randint:
+            return torch.empty(args[-1], dtype=torch.long)
+        if name in ELEMENTWISE:
+            return torch.empty(max((tuple(one.shape) for one in args if isinstance(one, Tensor)), key=math.prod))
+        return func(*args, **(kwargs or {}))
 
 
 DEFAULTS = {

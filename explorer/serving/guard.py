@@ -154,7 +154,7 @@ class Discreet(Guarded):
         """Keep back a message of that kind; any other is passed on."""
         # nearly all are told apart without being parsed
         if b'"stream"' in msg_list[0] and b'"stderr"' in msg_list[3] and _is_stderr(msg_list):
-            text = str(json.loads(msg_list[3]).get("text", "")).strip()
+            text = _worth_a_mention(str(json.loads(msg_list[3]).get("text", "")))
             if text and self.mentions.take(1):
                 self.log.warning("kernel %s: %s", self.kernel_id, _printable(text[:LONGEST_MENTION]))
             return
@@ -163,6 +163,12 @@ class Discreet(Guarded):
 
 def _is_stderr(parts: list[bytes]) -> bool:
     return json.loads(parts[0]).get("msg_type") == "stream" and json.loads(parts[3]).get("name") == "stderr"
+
+
+def _worth_a_mention(text: str) -> str:
+    """Without what ipykernel 7 says once a page: it looks for a comm before the message that opens it has been handled."""
+    lines = (one for one in text.splitlines() if not one.startswith("No such comm: "))
+    return "\n".join(lines).strip()
 
 
 def _printable(text: str) -> str:

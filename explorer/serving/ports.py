@@ -45,5 +45,7 @@ def listen(application: "Application", settings: dict[str, Any]) -> None:
     reserved = socket.socket(fileno=settings["socket"])
     reserved.set_inheritable(False)  # no kernel is to keep it open
     reserved.setblocking(False)
+    # a server that is started anew at this port finds it free although connections of this one have just ended
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     reserved.listen(WAITING)
     server.add_socket(reserved)

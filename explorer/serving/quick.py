@@ -68,6 +68,17 @@ def is_status(parts: list[bytes]) -> bool:
         return True
 
 
+def share_events(app: Any) -> None:
+    """Let the managers of all kernels tell their events to one logger, as those of a notebook server do.
+
+    Voila has none. Each manager would then make its own, and python keeps the `logging.Logger` behind it, under a name of
+    its own, for as long as the process runs.
+    """
+    from jupyter_events import EventLogger
+
+    app.event_logger = EventLogger(parent=app)
+
+
 @cache
 def install() -> None:
     """Whatever kind of server this is."""

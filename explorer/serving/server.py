@@ -155,6 +155,7 @@ def voila_app(settings: dict[str, Any]) -> Any:
             settings["pages"],
         ]
     )
+    quick.share_events(app)
     return app
 
 

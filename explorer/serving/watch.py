@@ -17,6 +17,7 @@ from typing import Any
 
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 from tornado.ioloop import PeriodicCallback
+from tornado.web import HTTPError
 
 LOOK = 0.5  # seconds between two looks at the kernels
 REMEMBERED = 1000  # ends of kernels that pages may still ask about
@@ -103,6 +104,11 @@ class Watch:
         self._over(kernel_id, self._why.pop(kernel_id, End("closed")))
         try:
             return await self._shutdown(kernel_id, *args, **settings)
+        except HTTPError as error:
+            # the server ends and its page says goodbye, both at once: the other one was first
+            if error.status_code != 404:
+                raise
+            return None
         finally:
             self._hang_up(kernel_id)
 

@@ -4,7 +4,8 @@ python -m tests.classroom leaks --cycles 200
 python -m tests.classroom leaks --cycles 20 --hard     every second page is cut off and never says goodbye
 
 Counted are kernels, threads, open files and memory of the server and of the process that forks kernels, and the files of
-connections in the folders for such; the first cycles, in which everything is imported and cached, do not count.
+connections in the folders for such. The first cycles do not count: everything is imported and cached in them, and a timer
+of each connection holds what belonged to its page for a minute, so that the heap grows to what a minute's pages need.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 from tests.classroom.client import Gone, Page
 from tests.classroom.room import Server, private_megabytes
 
-WARM = 8  # cycles before the first count
+WARM = 40  # cycles before the first count: those of a minute
 STEPS = 12.0  # seconds that a page waits for its first steps
 SHARE = 0.05  # of memory may be left behind
 QUIET = 30.0  # seconds within which kernels have to be gone

@@ -26,9 +26,21 @@ def dashboard(name: str, state: Any = None) -> "W.Widget":
         for _ in range(HEADLESS_STEPS if HEADLESS else 0):
             lab.one_step()
         return lab.widget
+    _quiet_until_a_page_asks()
     box = W.VBox([W.HTML('<p role="status">The lab is on its way: a few seconds.</p>').add_class("ge-waiting")])
     asyncio.get_event_loop().create_task(_open(name, box))
     return box
+
+
+def _quiet_until_a_page_asks() -> None:
+    """In Voila a page that connects while the lab is being built would hear of parents whose parts it has missed."""
+    if not os.environ.get("SERVER_SOFTWARE", "").startswith("voila/"):
+        return
+    from IPython import get_ipython
+
+    from explorer.serving.quiet import until_asked
+
+    until_asked(get_ipython().kernel)
 
 
 async def _open(name: str, box: "W.VBox") -> None:
