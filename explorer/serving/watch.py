@@ -99,7 +99,7 @@ class Watch:
 
     async def shutdown(self, kernel_id: str, *args: Any, **settings: Any) -> Any:
         """End one; unless somebody said why, its page asked for it. A page may ask twice, and others know no kernels' names."""
-        if kernel_id not in self.pages:
+        if kernel_id not in self.pages and kernel_id not in self.ended:
             return await self._shutdown(kernel_id, *args, **settings)
         self._over(kernel_id, self._why.pop(kernel_id, End("closed")))
         try:

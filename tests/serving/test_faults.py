@@ -233,7 +233,7 @@ def test_a_folder_that_is_a_file_is_one_sentence_and_the_page_goes_on(folder: Pa
     folder.write_text("")
     lab = open_lab()
     take(lab, 1)
-    assert "Not a directory" in lab.keeping.said.value and "The page works" in lab.keeping.said.value
+    assert "cannot be kept now" in lab.keeping.said.value and "The page works" in lab.keeping.said.value
     assert str(folder) not in lab.keeping.said.value
     assert lab.state.error is None
     folder.unlink()

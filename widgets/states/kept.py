@@ -110,7 +110,7 @@ class Shelf:
         """What was kept under this key; None if there is nothing, or nothing any more."""
         try:
             text = self._path(key).read_bytes() if KEY.fullmatch(key) else b""
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise CannotKeep(f"what was kept cannot be read: {error.strerror or error}") from None
