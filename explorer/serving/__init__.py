@@ -21,8 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from explorer import budget
 from explorer.errors import BadValue, ExplorerError
-from explorer.serving import budget, ports
+from explorer.serving import ports
 from explorer.serving.server import plotly_url
 
 HERE = Path(__file__).resolve().parent

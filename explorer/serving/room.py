@@ -9,7 +9,7 @@ from typing import Any
 from tornado.web import authenticated
 from voila.tornado.handler import TornadoVoilaHandler
 
-from explorer.serving import budget
+from explorer import budget
 from explorer.serving.provisioner import Kernels
 from explorer.serving.watch import ALONE_SECONDS, Watch, seconds
 

@@ -22,7 +22,8 @@ from typing import Any
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 from tornado.web import Application
 
-from explorer.serving import budget, ports, room, watch
+from explorer import budget
+from explorer.serving import ports, room, watch
 from explorer.serving.proxy import MOST_BYTES, Channels, Relay
 
 HERE = Path(__file__).resolve().parent

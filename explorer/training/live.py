@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from explorer.serving.budget import pace
+from explorer.budget import pace
 
 if TYPE_CHECKING:
     from explorer.experiment import Experiment, Step

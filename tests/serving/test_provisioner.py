@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from explorer.serving import budget, quick
+from explorer import budget
+from explorer.serving import quick
 from tests.classroom.client import Page
 from tests.serving.test_room import facts_of
 from tests.test_serving import ROOT, Running, write_notebook
@@ -26,7 +27,7 @@ W.VBox([button, label])
 """
 FACTS = """
 import json, os, sys
-from explorer.serving import budget
+from explorer import budget
 facts = {"session": os.getsid(0) == os.getsid(os.getppid()), "group": os.getpgid(0) == os.getpid()}
 facts |= {"debugger": sys.modules.get("debugpy") is not None, "history": get_ipython().history_manager.enabled}
 facts |= {"table": budget.pace().table is not None}

@@ -13,7 +13,7 @@ from widgets.labs.checkpoint_sharing import SharingPart
 from widgets.labs.checkpoint_tracing import TracingPart
 from widgets.labs.checkpoint_work import Work
 from widgets.labs.controls import STYLE
-from widgets.labs.frame import error_card, escape, guarded, notices, page, text
+from widgets.labs.frame import error_card, escape, explain, guarded, notices, page, text
 from widgets.states import checkpoint_sources as sources
 from widgets.states.checkpoint import CheckpointState, Text
 from widgets.states.checkpoint_sources import Opened
@@ -226,10 +226,8 @@ class CheckpointLab:
             view.stamp = stamp
 
     def fail(self, error: Exception) -> None:
-        def fail() -> None:
-            raise error
-
-        self.safe(fail)()
+        """Work on a thread ended with an error."""
+        self.state.error = explain(error)
 
     def _note(self, sentence: str) -> None:
         self.state.notices = [*self.state.notices, sentence]

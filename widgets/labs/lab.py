@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 
 import ipywidgets as W
 
+from explorer.budget import pace
 from explorer.errors import ExplorerError
-from explorer.serving.budget import pace
 from explorer.training import calibrate_threads
 from explorer.training.live import LiveTrainer
 from widgets.figures.cursor import with_cursor
 from widgets.labs.controls import Folded, as_labelled
 from widgets.labs.explain import ExplainPart
-from widgets.labs.frame import error_card, escape, guarded, notices, page, text
+from widgets.labs.frame import error_card, escape, explain, guarded, notices, page, text
 from widgets.labs.keeping import KeepingPart
 from widgets.labs.runs import Run, Runs
 from widgets.labs.settings import BesidePart, SettingsPart
@@ -312,11 +312,7 @@ class Lab:
 
     def _failed(self, error: Exception) -> None:
         """The run ended with an error, outside of any callback: say so in the same card."""
-
-        def fail() -> None:
-            raise error
-
-        self.safe(fail)()
+        self.state.error = explain(error)
         self._follow()
 
     # -- drawing -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import ipywidgets as W
 
 from widgets import figures as f
 from widgets.labs.controls import button, dropdown
-from widgets.labs.frame import escape
+from widgets.labs.frame import escape, explain
 from widgets.states import long_input as long
 from widgets.states.attention_view import SETTLED
 from widgets.views import Chart
@@ -54,14 +54,10 @@ class LongInputPart:
         return self._task
 
     async def _read(self, run: Any, model: Any, length: int) -> None:
-        def fail() -> None:
-            raise error
-
         try:
             found = await asyncio.get_running_loop().run_in_executor(None, long.read, run, model, length)
-        except Exception as one:  # noqa: BLE001  shown in the page's card
-            error = one
-            self.lab.safe(fail)()
+        except Exception as error:  # noqa: BLE001  shown in the page's card
+            self.lab.state.error = explain(error)
             self._say("It did not work; the reason stands at the top of the page.")
         else:
             if run is self.lab.runs.a.experiment:

@@ -131,7 +131,7 @@ OUTCOMES = {
     "loss": Outcome("the loss at the end is", ".3f", _loss),
     "gain in loss": Outcome("the loss of A less that of B is", ".3f", _lower),
     "gain in balance": Outcome("the largest share in A less that in B is", ".0%", _less_even, 100),
-    "token entropy": Outcome("the entropy of a token's choice, from 0 sure to 1 even, is", ".2f", _sureness),
+    "token entropy": Outcome("the entropy of a choice, from 0 sure to 1 even, is", ".2f", _sureness),
     "dropped": Outcome("the share of tokens that found no room is", ".0%", _dropped, 100),
     "sink": Outcome("the largest share of attention that a head gives the first token is", ".0%", _sink, 100),
     "byte over domain": Outcome(

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as W
 import traitlets as t
 
+from explorer.budget import pace
 from explorer.errors import unknown
-from explorer.serving.budget import pace
 from widgets.labs.controls import button
-from widgets.labs.frame import HEADLESS, error_card, escape, guarded
+from widgets.labs.frame import HEADLESS, error_card, escape, explain, guarded
 from widgets.lessons.desk import Desk, desk, lesson_of, shortened
 from widgets.lessons.outcomes import OUTCOMES, came, shown
 from widgets.lessons.pictures import PICTURES
@@ -161,10 +161,7 @@ class RunPanel:
         self.follow()
 
     def _failed(self, error: Exception) -> None:
-        def fail() -> None:
-            raise error
-
-        guarded(self.state)(fail)()
+        self.state.error = explain(error)
         self.follow()
 
     def _ready(self) -> bool:

@@ -7,7 +7,7 @@ import traitlets as t
 
 from explorer.errors import unknown
 from widgets.labs.controls import button
-from widgets.labs.frame import HEADLESS, error_card, guarded, text
+from widgets.labs.frame import HEADLESS, error_card, explain, guarded, text
 from widgets.lessons.desk import Desk, desk, lesson_of
 from widgets.lessons.outcomes import OUTCOMES, came, shown
 from widgets.lessons.parts import later
@@ -95,10 +95,7 @@ class TracePanel:
         self.follow()
 
     def _failed(self, error: Exception) -> None:
-        def fail() -> None:
-            raise error
-
-        guarded(self.state)(fail)()
+        self.state.error = explain(error)
         self.follow()
 
     def _look(self) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from explorer.serving import budget
-from explorer.serving.budget import COUNTS, LOOK, Pace, Table, share_of
+from explorer import budget
+from explorer.budget import COUNTS, LOOK, Pace, Table, share_of
 
 
 class Clock:
@@ -41,8 +41,8 @@ def test_a_run_counts_until_its_time_is_over_and_for_every_process(path: Path) -
 def test_another_process_sees_it(path: Path) -> None:
     table = Table(path)
     table.mark(table.take(7, 100.0), 103.0)
-    code = f"from explorer.serving.budget import Table; print(Table({str(path)!r}).training(101.0))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    code = f"from explorer.budget import Table; print(Table({str(path)!r}).training(101.0))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert run.stdout.split() == ["1"], run.stderr
 
 
