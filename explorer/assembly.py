@@ -186,20 +186,18 @@ def memory(experiment: "Experiment") -> float:
     return float(held + 4 * settings["batch"] * T * settings["layers"] * kept)
 
 
-# of what stands in the constructors of mechanisms
+# of what stands in the constructors of mechanisms: which function gives what shape
+SHAPES: dict[Any, Any] = {
+    torch.randn: lambda *sizes: sizes,
+    torch.rand: lambda *sizes: sizes,
+    torch.linspace: lambda *ends_and_steps: ends_and_steps[2:],
+    torch.eye: lambda n, m: (n, m),
+    torch.cartesian_prod: lambda *lists: (math.prod(map(len, lists)), len(lists)),
+}
+# and by its name, what has the shape of its largest operand
 ELEMENTWISE = {
-    "add",
-    "sub",
-    "mul",
-    "div",
-    "__rmul__",
-    "__radd__",
-    "__rsub__",
-    "__rtruediv__",
-    "neg",
-    "exp",
-    "log",
-    "normalize",
+    *("add", "sub", "mul", "div", "neg", "pow", "exp", "log", "normalize"),
+    *("__radd__", "__rsub__", "__rmul__", "__rtruediv__", "__rpow__"),
 }
 
 
@@ -210,8 +208,8 @@ class _Unfilled(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name.endswith("_") and not name.endswith("__"):
             return args[0] if args else kwargs["tensor"]
-        if func in (torch.randn, torch.rand):
-            return torch.empty(*args)
+        if func in SHAPES:
+            return torch.empty(*SHAPES[func](*args))
         if func is torch.randint:
             return torch.empty(args[-1], dtype=torch.long)
         if name in ELEMENTWISE:

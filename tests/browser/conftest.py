@@ -19,9 +19,11 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
 
 
 @pytest.fixture(scope="session")
-def base_url() -> Iterator[str]:
-    """The address of the explorer with the real notebooks, as `make explore` serves them."""
-    server = subprocess.Popen([sys.executable, "-c", SERVE], stdout=subprocess.PIPE, text=True)
+def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the explorer with the real notebooks, as `make explore` serves them; what it keeps is gone afterwards."""
+    folder = tmp_path_factory.mktemp("kept")
+    kept = {"GATING_EXPLORER_KEPT": str(folder), "GATING_EXPLORER_PROGRESS": str(folder / "progress.sqlite")}
+    server = subprocess.Popen([sys.executable, "-c", SERVE], stdout=subprocess.PIPE, text=True, env=os.environ | kept)
     try:
         assert server.stdout
         # the line comes when the server answers

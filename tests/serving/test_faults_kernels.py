@@ -4,6 +4,7 @@ import asyncio
 import logging
 
 import pytest
+from tornado.web import HTTPError
 
 from explorer.serving import watch
 
@@ -102,6 +103,27 @@ def test_a_kernel_whose_page_stays_away_is_ended(watched: watch.Watch, monkeypat
     connections["open"] = 0
     asyncio.run(watched.look())
     assert "open" in watched.pages
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_a_goodbye_to_a_kernel_that_is_gone_already_is_no_error(
+    watched: watch.Watch, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    begin(watched, "page")
+
+    async def gone(kernel: str) -> None:
+        raise HTTPError(status, f"there is no kernel {kernel}")
+
+    monkeypatch.setattr(watched, "_shutdown", gone)
+    if status == 404:
+        asyncio.run(watched.manager.shutdown_kernel("page"))
+    else:
+        with pytest.raises(HTTPError):
+            asyncio.run(watched.manager.shutdown_kernel("page"))
+    assert watched.answer("page")["why"] == "closed"
+    # a kernel that was never a page's is its owner's affair
+    with pytest.raises(HTTPError):
+        asyncio.run(watched.manager.shutdown_kernel("notebook"))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jupyter_server.services.kernels.connection.base import deserialize_msg_from_ws_v1
 
-from explorer.serving.guard import CONNECTIONS, PROTOCOL, Allowance, BadFrame, check_frame, nowhere
+from explorer.serving.guard import CONNECTIONS, PROTOCOL, Allowance, BadFrame, _worth_a_mention, check_frame, nowhere
 from tests.classroom.bad_frames import BROKEN, HEADER, frame_of, mangled
 from tests.test_serving import ROOT, Running, write_notebook
 
@@ -55,6 +55,12 @@ def test_of_twenty_thousand_mangled_frames_none_that_passes_harms_a_parser() -> 
         assert isinstance(json.loads(parts[0])["msg_type"], str)
     assert refused > 15_000
     assert slowest < 0.25, "one frame must not hold up the others"
+
+
+def test_what_every_page_provokes_is_not_worth_a_line_of_the_log() -> None:
+    routine = "No such comm: 0123abcd\n"
+    assert _worth_a_mention(routine * 2) == ""
+    assert _worth_a_mention(f"{routine}Traceback: no such file\n{routine}") == "Traceback: no such file"
 
 
 def test_an_allowance_is_used_up_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,8 @@ class GatedPositional(Instrumented):
         with torch.no_grad():
             nn.init.eye_(self.v.weight)
             offsets = window(n_heads).to(self.v_pos)
-            self.v_pos[: len(offsets)] = torch.cat([-torch.ones_like(offsets[:, :1]), 2 * offsets], 1)
+            self.v_pos[: len(offsets), 0] = -1
+            self.v_pos[: len(offsets), 1:] = 2 * offsets
             self.v_pos.mul_(locality)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
