@@ -5,9 +5,26 @@ to be built, and the server the time to pass it on, while no page is there to he
 them anyway, and gets them in one message.
 """
 
+import os
 from typing import Any
 
 CONTROL = "jupyter.widget.control"  # a page opens it, and asks through it
+
+
+def in_voila() -> bool:
+    """Whether this kernel serves a page of Voila, which connects late, and where no code can be typed."""
+    return os.environ.get("SERVER_SOFTWARE", "").startswith("voila/")
+
+
+def until_the_page_asks() -> None:
+    """In Voila a page that connects while widgets are still made would hear of parents whose parts it has missed.
+
+    Anywhere else the page is there already, asks for nothing, and hears of every widget as it is made.
+    """
+    if in_voila():
+        from IPython import get_ipython
+
+        until_asked(get_ipython().kernel)
 
 
 def until_asked(kernel: Any) -> None:

@@ -154,20 +154,25 @@ def test_a_student_writes_a_wrong_answer_reads_the_hint_and_writes_the_right_one
 
 def run(page, words):
     """Run the code cell that holds these words."""
-    cell = page.locator(".jp-CodeCell", has_text=words).first
-    cell.scroll_into_view_if_needed(timeout=PATIENCE)
-    cell.locator(".cm-content").click()
+    into(page.locator(".jp-CodeCell", has_text=words).first)
     page.keyboard.press("Shift+Enter")
 
 
 def write(page, code):
     """Put code into the cell of exercise 2.1, and run it."""
     cell = page.locator(".jp-CodeCell", has_text='explorer.check("2.1", route)').last
-    cell.scroll_into_view_if_needed(timeout=PATIENCE)
-    cell.locator(".cm-content").click()
+    into(cell)
     page.keyboard.press("Control+A")
     page.keyboard.insert_text(code)
+    expect(cell.locator(".cm-line")).to_have_text(code.split("\n"), timeout=PATIENCE)
     page.keyboard.press("Shift+Enter")
+
+
+def into(cell):
+    """The cursor into a cell; JupyterLab, which draws cells when they come into sight, may draw it anew meanwhile."""
+    cell.scroll_into_view_if_needed(timeout=PATIENCE)
+    cell.locator(".cm-content").click()
+    expect(cell.locator(".cm-editor")).to_have_class(re.compile("cm-focused"), timeout=PATIENCE)
 
 
 def kept(progress, number):

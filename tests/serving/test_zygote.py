@@ -87,3 +87,16 @@ def test_widgets_are_announced_only_when_a_page_asks(monkeypatch: pytest.MonkeyP
     # a second page of the same kernel
     kernel.comm_manager.targets[quiet.CONTROL]("comm", "again")
     assert opened[1:] == [("comm", "again")]
+
+
+@pytest.mark.parametrize(("server", "silent"), [("voila/0.5.8", True), ("", False), ("jupyter/2.0", False)])
+def test_only_behind_voila_widgets_wait_for_their_page(
+    monkeypatch: pytest.MonkeyPatch, server: str, silent: bool
+) -> None:
+    """A notebook's page is there already: it would never ask, and nothing would appear."""
+    kernels: list[str] = []
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(kernel="of this page"))
+    monkeypatch.setattr("explorer.serving.quiet.until_asked", kernels.append)
+    monkeypatch.setenv("SERVER_SOFTWARE", server)
+    quiet.until_the_page_asks()
+    assert kernels == ["of this page"] * silent

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import time
-from types import SimpleNamespace
 
 import pytest
 
@@ -233,17 +232,6 @@ def test_a_page_is_there_before_its_lab_and_then_the_lab_alone(monkeypatch):
     assert "on its way" in first[0].value
     assert ".ge-recorded { display: none; }" in then[0].value
     assert any("ge-columns" in part._dom_classes for part in then[1].children)
-
-
-@pytest.mark.parametrize(("server", "quiet"), [("voila/0.5.8", True), ("", False), ("jupyter/2.0", False)])
-def test_only_behind_voila_widgets_wait_for_their_page(monkeypatch, server, quiet):
-    """A notebook's page is there already: it would never ask, and nothing would appear."""
-    kernels = []
-    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(kernel="of this page"))
-    monkeypatch.setattr("explorer.serving.quiet.until_asked", kernels.append)
-    monkeypatch.setitem(os.environ, "SERVER_SOFTWARE", server)
-    shell._quiet_until_a_page_asks()
-    assert kernels == ["of this page"] * quiet
 
 
 def test_the_recorded_run_is_of_this_lab_and_needs_no_script():

@@ -19,6 +19,7 @@ def dashboard(name: str, state: Any = None) -> "W.Widget":
     """The live page of the lab `name` (a module of this package), empty until it is ready; without a state, of its link."""
     import ipywidgets as W
 
+    from explorer.serving.quiet import until_the_page_asks
     from widgets.labs.frame import HEADLESS
 
     if HEADLESS or state is not None:
@@ -26,21 +27,10 @@ def dashboard(name: str, state: Any = None) -> "W.Widget":
         for _ in range(HEADLESS_STEPS if HEADLESS else 0):
             lab.one_step()
         return lab.widget
-    _quiet_until_a_page_asks()
+    until_the_page_asks()
     box = W.VBox([W.HTML('<p role="status">The lab is on its way: a few seconds.</p>').add_class("ge-waiting")])
     asyncio.get_event_loop().create_task(_open(name, box))
     return box
-
-
-def _quiet_until_a_page_asks() -> None:
-    """In Voila a page that connects while the lab is being built would hear of parents whose parts it has missed."""
-    if not os.environ.get("SERVER_SOFTWARE", "").startswith("voila/"):
-        return
-    from IPython import get_ipython
-
-    from explorer.serving.quiet import until_asked
-
-    until_asked(get_ipython().kernel)
 
 
 async def _open(name: str, box: "W.VBox") -> None:

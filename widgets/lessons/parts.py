@@ -8,6 +8,7 @@ from typing import Any
 
 import ipywidgets as W
 
+from explorer.serving.quiet import in_voila, until_the_page_asks
 from widgets.labs.formula import lines, mathml
 from widgets.labs.frame import HEADLESS, STYLE, escape, explain
 from widgets.lessons.desk import NOBODY, Desk, desk
@@ -22,6 +23,7 @@ IN_VOILA = "No code can be written on this page. To write it, open this lesson i
 
 def begin(lesson: int, at: Desk | None = None) -> W.Widget:
     """The look of the page, and the student's name, under which predictions, exercises and quizzes are kept."""
+    until_the_page_asks()
     at = at or desk
     said = W.HTML().add_class("ge-status")
 
@@ -81,11 +83,6 @@ def further(readings: Sequence[tuple[str, str]]) -> W.Widget:
     """Further reading: (words, address of a paper or page) each."""
     items = "".join(f"<li>{inline(f'[{words}]({address})')}</li>" for words, address in readings)
     return _lesson(W.HTML(f"<ul>{items}</ul>"))
-
-
-def in_voila() -> bool:
-    """Whether this kernel serves a page of Voila, where no code can be typed."""
-    return os.environ.get("SERVER_SOFTWARE", "").startswith("voila/")
 
 
 def _where() -> str:
