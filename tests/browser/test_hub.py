@@ -42,10 +42,16 @@ def test_a_link_opens_the_lab_in_its_state_after_the_login(page: Page, hub: Hub)
     copied = urlsplit(copied_link(page))
     assert copied.path == f"/hub/user-redirect/{urlsplit(LAB).path}", "not below /user/ada/, where only Ada gets in"
     assert parse_qs(copied.query).items() >= {"mechanism": ["switch"], "seed": ["5"]}.items()
-    assert page.errors == []  # type: ignore[attr-defined]
+    assert complaints(page) == []
     # the goodbye of a page that is left ends its kernel here too, where the hub checks where requests come from
     page.evaluate("dispatchEvent(new Event('beforeunload'))")
     until_no_kernel_is_left(page, hub)
+
+
+def complaints(page: Page) -> list[str]:
+    """All but one: the hub's own page listens to the start of a server, and is left in the middle of that."""
+    errors: list[str] = page.errors  # type: ignore[attr-defined]
+    return [one for one in errors if "/server/progress?" not in one]
 
 
 def copied_link(page: Page) -> str:
@@ -82,4 +88,4 @@ def test_a_lesson_knows_its_student_and_leads_to_lab(page: Page, hub: Hub) -> No
     ]
     link = page.get_by_role("link", name="open it there").first
     expect(link).to_have_attribute("href", "/user/ada/lab/tree/notebooks/lessons/2_top_k_routing.ipynb")
-    assert page.errors == []  # type: ignore[attr-defined]
+    assert complaints(page) == []
