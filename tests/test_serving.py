@@ -336,6 +336,12 @@ def test_a_visitor_cannot_choose_template_or_theme(running: Running) -> None:
     assert "reveal" not in page
 
 
+def test_a_link_that_is_no_text_any_more_opens_its_page(running: Running) -> None:
+    status, _, page = running.get("voila/render/labs/raises.ipynb?theme=%FF%FEdark&template=%C3&seed=%80")
+    assert status == 200
+    assert "theme-light" in page
+
+
 def test_a_closed_server_asks_for_its_token(tmp_path: Path) -> None:
     write_notebook(
         tmp_path / "probe.ipynb", "import os; print('SECRETS', [k for k, v in os.environ.items() if 'sesame' in v])"

@@ -120,7 +120,10 @@ OTTER = '''"""Grade a class with otter, without containers: python grade_all.py 
 import csv
 import sys
 
-from otter.api import grade_submission
+# jsonschema takes a module that needs seconds to be imported where it finds it, to check addresses that no notebook has
+sys.modules.setdefault("rfc3987_syntax", None)
+
+from otter.api import grade_submission  # noqa: E402
 
 
 def main(autograder, *paths):

@@ -18,6 +18,7 @@ from explorer.serving.server import (
     let_pages_say_goodbye,
     plotly_handler,
     plotly_url,
+    read_any_link,
 )
 
 HERE = Path(__file__).resolve().parent
@@ -45,6 +46,7 @@ def _load_jupyter_server_extension(app: Any) -> None:
     from explorer.serving import answers, watch
 
     let_pages_say_goodbye()
+    read_any_link()
     keep_runs()
     os.environ[PLOTLY_URL] = plotly_url("voila", app.base_url)
     pages = watch.Watch()

@@ -13,7 +13,7 @@ from tornado.httputil import HTTPHeaders
 from tornado.web import RequestHandler
 from tornado.websocket import WebSocketClientConnection, WebSocketClosedError, WebSocketHandler, websocket_connect
 
-from explorer.serving import room, watch
+from explorer.serving import line, watch
 
 if TYPE_CHECKING:
     from explorer.serving.several import Processes, Worker
@@ -122,14 +122,14 @@ class Relay(RequestHandler):
         return False
 
     def _enters(self) -> bool:
-        ticket = (self.get_cookie(room.COOKIE) or secrets.token_hex(8))[:32]
+        ticket = (self.get_cookie(line.COOKIE) or secrets.token_hex(8))[:32]
         place = self.processes.line.try_to_enter(ticket, self.processes.taken())
         if place:
             self.set_status(503)
-            self.set_cookie(room.COOKIE, ticket, httponly=True, samesite="Lax", path=self.processes.base_url)
-            self.set_header("Retry-After", str(room.RETRY))
+            self.set_cookie(line.COOKIE, ticket, httponly=True, samesite="Lax", path=self.processes.base_url)
+            self.set_header("Retry-After", str(line.RETRY))
             self.set_header("Cache-Control", "no-store")
-            self.finish(room.waiting_page(place))
+            self.finish(line.waiting_page(place))
         return not place
 
     async def _pass_on(self, worker: "Worker") -> None:

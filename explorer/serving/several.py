@@ -23,7 +23,8 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 from tornado.web import Application
 
 from explorer import budget
-from explorer.serving import ports, room, watch
+from explorer.serving import ports, watch
+from explorer.serving.line import Line, places_for
 from explorer.serving.proxy import MOST_BYTES, Channels, Relay
 
 HERE = Path(__file__).resolve().parent
@@ -110,7 +111,7 @@ class Processes:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.base_url, self.begun = str(settings["base_url"]), time.monotonic()
-        self.line = room.Line(room.places_for(settings["class"]))
+        self.line = Line(places_for(settings["class"]))
         # any of them may hold all the places; that there are no more is seen to here
         own = {"secret": secrets.token_hex(32), "front": secrets.token_hex(16)}
         self.shared = {name: value for name, value in settings.items() if name != "socket"} | own

@@ -15,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 from tornado.ioloop import PeriodicCallback
 from tornado.web import HTTPError
 
@@ -190,6 +189,9 @@ class Watch:
 
     def _hang_up(self, kernel: str) -> None:
         """Close the connections of its pages, which then ask what happened."""
+        # not above: who only passes pages on (several.py) starts without a Jupyter server
+        from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
+
         for key, handler in list(ZMQChannelsWebsocketConnection._open_sessions.items()):
             if key.startswith(f"{kernel}:"):
                 with suppress(Exception):  # one that is closing already

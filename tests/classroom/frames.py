@@ -7,6 +7,7 @@ ends its connection; a whole one with hostile content harms nobody but, at most,
 import argparse
 import asyncio
 import json
+import logging
 import random
 import time
 from collections import Counter
@@ -271,4 +272,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--people", type=int, default=12, help="the class that the server is for")
     parser.add_argument("--no-http", action="store_true", help="frames alone, no odd requests")
     given = parser.parse_args(argv)
+    logging.getLogger("asyncio").setLevel(
+        logging.ERROR
+    )  # it warns whoever sends on after being cut off, as is meant here
     return asyncio.run(run(given.count, given.clients, given.seed, not given.no_http, given.people))

@@ -15,6 +15,7 @@ import pytest
 
 from explorer import serving
 from explorer.errors import BadValue
+from explorer.serving import line as waiting
 from explorer.serving import room
 from tests.test_serving import ROOT, write_notebook
 from tests.test_serving import Running as Server
@@ -34,7 +35,7 @@ class Clock:
 
 
 def test_who_waits_longer_goes_first() -> None:
-    line = room.Line(places=2, clock=Clock())
+    line = waiting.Line(places=2, clock=Clock())
     assert [line.try_to_enter(who, taken) for who, taken in (("a", 0), ("b", 1))] == [0, 0]
     assert [line.try_to_enter(who, 2) for who in "cde"] == [1, 2, 3]
     # one place becomes free: whoever tries, it is c's
@@ -46,31 +47,31 @@ def test_who_waits_longer_goes_first() -> None:
 
 def test_who_stops_trying_leaves_the_line() -> None:
     clock = Clock()
-    line = room.Line(places=1, clock=clock)
+    line = waiting.Line(places=1, clock=clock)
     assert [line.try_to_enter(who, 1) for who in "ab"] == [1, 2]
-    clock.now += room.GONE / 2
+    clock.now += waiting.GONE / 2
     assert line.try_to_enter("b", 1) == 2
-    clock.now += room.GONE / 2
+    clock.now += waiting.GONE / 2
     assert line.try_to_enter("b", 1) == 1
     assert line.try_to_enter("b", 0) == 0
 
 
 def test_a_line_has_an_end() -> None:
-    line = room.Line(places=0, clock=Clock())
-    for number in range(3 * room.LONGEST_LINE):
+    line = waiting.Line(places=0, clock=Clock())
+    for number in range(3 * waiting.LONGEST_LINE):
         assert line.try_to_enter(str(number), 0) > 0
-    assert len(line.seen) == room.LONGEST_LINE
+    assert len(line.seen) == waiting.LONGEST_LINE
 
 
 def test_places_leave_room_for_a_second_page() -> None:
-    assert [room.places_for(people) for people in (1, 8, 30)] == [3, 10, 37]
+    assert [waiting.places_for(people) for people in (1, 8, 30)] == [3, 10, 37]
 
 
 def test_the_waiting_page_says_which_place_and_tries_again() -> None:
-    assert "You are third in line" in room.waiting_page(3)
-    assert "You are number 42 in line" in room.waiting_page(42)
-    assert f'http-equiv="refresh" content="{room.RETRY}"' in room.waiting_page(1)
-    assert "<script" not in room.waiting_page(1)
+    assert "You are third in line" in waiting.waiting_page(3)
+    assert "You are number 42 in line" in waiting.waiting_page(42)
+    assert f'http-equiv="refresh" content="{waiting.RETRY}"' in waiting.waiting_page(1)
+    assert "<script" not in waiting.waiting_page(1)
 
 
 def test_a_class_too_large_is_one_sentence() -> None:
@@ -171,7 +172,7 @@ def test_a_full_room_has_a_line(running: Server) -> None:
     assert [open_page(running, "facts.ipynb")[0] for _ in range(3)] == [200] * 3
     status, headers, page = running.get("voila/render/facts.ipynb")
     assert status == 503
-    assert headers["Retry-After"] == str(room.RETRY)
+    assert headers["Retry-After"] == str(waiting.RETRY)
     assert "You are first in line" in page
     cookie = headers["Set-Cookie"].split(";")[0]
     assert "You are second in line" in running.get("voila/render/facts.ipynb")[2]

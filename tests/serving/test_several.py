@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +34,16 @@ TOKEN = "sesame"
 def test_a_wrong_number_of_processes_is_one_sentence(people: int, processes: int) -> None:
     with pytest.raises(BadValue, match=rf"^{processes} processes: a class may have 1 to 16, and a server without one"):
         serving.serve(port=0, browser=False, people=people, processes=processes)
+
+
+def test_the_process_in_front_carries_no_server_and_no_torch() -> None:
+    """It starts first, and the others only then."""
+    program = (
+        "import sys, explorer.serving.several\n"
+        "print({'voila', 'jupyter_server', 'jsonschema', 'torch', 'zmq'} & set(sys.modules))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.stdout.strip() == "set()", run.stderr
 
 
 def room_of(*running: int, ready: bool = True) -> Processes:
