@@ -233,7 +233,8 @@ def test_a_folder_that_is_a_file_is_one_sentence_and_the_page_goes_on(folder: Pa
     folder.write_text("")
     lab = open_lab()
     take(lab, 1)
-    assert "cannot be kept now" in lab.keeping.said.value and "The page works" in lab.keeping.said.value
+    said = "cannot be kept now: a file is in the place of its folder. The page works"
+    assert said in lab.keeping.said.value
     assert str(folder) not in lab.keeping.said.value
     assert lab.state.error is None
     folder.unlink()
@@ -254,7 +255,7 @@ def test_a_full_disk_leaves_what_there_was(tmp_path: Path) -> None:
         "except kept.CannotKeep as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path), key], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("what is done on this page cannot be kept now: ")
+    assert done.stdout == "what is done on this page cannot be kept now: the disk is full\n"
     assert shelf.get(key) == before
     assert [file.name for file in tmp_path.iterdir()] == [f"{key}.json"]
 

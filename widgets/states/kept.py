@@ -6,6 +6,7 @@ by a random key that only the page knows, in the folder $GATING_EXPLORER_KEPT, w
 is kept. Nothing leaves the machine.
 """
 
+import errno
 import json
 import os
 import re
@@ -30,6 +31,13 @@ LONGEST = 4 * 2**20  # bytes of one
 ABANDONED = 3600.0  # seconds after which what was not written to its end is thrown away
 COURSE = ("steps", "do", "cursor")  # of a link: kept apart, with no limit of length
 KEY = re.compile(r"[A-Za-z0-9_-]{22}")
+
+
+# what the system's own words would leave a reader to guess
+REASONS = {
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "a file is in the place of its folder"),
+    **dict.fromkeys((errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)), "the disk is full"),
+}
 
 
 class CannotKeep(ExplorerError):
@@ -104,7 +112,7 @@ class Shelf:
             with suppress(OSError):
                 if temporary:
                     os.unlink(temporary)
-            raise CannotKeep(f"what is done on this page cannot be kept now: {error.strerror or error}") from None
+            raise CannotKeep(f"what is done on this page cannot be kept now: {_reason(error)}") from None
 
     def get(self, key: str) -> Kept | None:
         """What was kept under this key; None if there is nothing, or nothing any more."""
@@ -113,7 +121,7 @@ class Shelf:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise CannotKeep(f"what was kept cannot be read: {error.strerror or error}") from None
+            raise CannotKeep(f"what was kept cannot be read: {_reason(error)}") from None
         return _read(text) if text else None
 
     def tidy(self) -> None:
@@ -164,3 +172,7 @@ def _read(text: bytes) -> Kept:
     if version != VERSION or read is None:
         raise CannotKeep("what was kept of this page cannot be read any more")
     return read
+
+
+def _reason(error: OSError) -> str:
+    return REASONS.get(error.errno or 0, error.strerror or str(error))
