@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -153,9 +153,15 @@ def test_a_student_writes_a_wrong_answer_reads_the_hint_and_writes_the_right_one
 
 
 def run(page, words):
-    """Run the code cell that holds these words."""
-    into(page.locator(".jp-CodeCell", has_text=words).first)
-    page.keyboard.press("Shift+Enter")
+    """Run the code cell that holds these words; JupyterLab forgets what is run before its kernel has quite arrived."""
+    cell = page.locator(".jp-CodeCell", has_text=words).first
+    for _ in range(PATIENCE // 5000):
+        into(cell)
+        page.keyboard.press("Shift+Enter")
+        with suppress(AssertionError):
+            expect(cell.locator(".jp-InputPrompt")).not_to_have_text("[ ]:", timeout=5000)
+            return
+    raise AssertionError(f"the cell with {words} never ran")
 
 
 def write(page, code):
