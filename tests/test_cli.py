@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -51,16 +52,21 @@ def program(*arguments: str, **settings: Any) -> "subprocess.Popen[str]":
 # -- help --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_an_example_that_it_understands(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def understands_its_examples(monkeypatch: pytest.MonkeyPatch, app: typer.Typer, group: list[str], name: str) -> None:
+    """Its help has examples, and all of them can be read by it."""
     monkeypatch.setenv("COLUMNS", "200")
-    shown = CliRunner().invoke(cli.app, [name, "--help"])
-    examples = re.findall(r"Example: gating-explorer (.+)", shown.output)
+    shown = CliRunner().invoke(cli.app, [*group, name, "--help"])
+    examples = re.findall(rf"Example: {' '.join(['gating-explorer', *group])} (.+)", shown.output)
     assert shown.exit_code == 0 and examples
     for example in examples:
         words = shlex.split(example)
         assert words[0] == name
-        get_command(cli.app).commands[name].make_context(name, words[1:])  # type: ignore[attr-defined]
+        get_command(app).commands[name].make_context(name, words[1:])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_an_example_that_it_understands(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    understands_its_examples(monkeypatch, cli.app, [], name)
 
 
 def test_help_lists_every_command_and_the_exit_codes(run: Run) -> None:

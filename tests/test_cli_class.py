@@ -3,20 +3,18 @@
 import csv
 import json
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
-from typer.testing import CliRunner
 
 from explorer import cli
 from explorer.cli import classroom
 from explorer.lessons.progress import Progress
 from tests.lessons.submissions import RIGHT, ROOT
+from tests.test_cli import understands_its_examples
 
 Run = Callable[..., tuple[int, str, str]]
 RIGHT_FILE = "import torch\n\n" + "\n\n\n".join(RIGHT.values())
@@ -37,14 +35,7 @@ def run(capsys, monkeypatch, tmp_path) -> Run:
 
 @pytest.mark.parametrize("name", ["build", "check", "progress"])
 def test_every_command_has_an_example_that_it_understands(name, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    shown = CliRunner().invoke(cli.app, ["class", name, "--help"])
-    examples = re.findall(r"Example: gating-explorer class (.+)", shown.output)
-    assert shown.exit_code == 0 and examples
-    for example in examples:
-        words = shlex.split(example)
-        assert words[0] == name
-        get_command(classroom.app).commands[name].make_context(name, words[1:])  # type: ignore[attr-defined]
+    understands_its_examples(monkeypatch, classroom.app, ["class"], name)
 
 
 def test_help_answers_without_torch():

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -211,6 +212,21 @@ class Running:
         return self.process.wait(60)
 
 
+def still_running(family: list[psutil.Process], seconds: float = 120) -> list[psutil.Process]:
+    """Those of a server that was stopped which do not end within this time."""
+    deadline = time.monotonic() + seconds
+    while (left := [one for one in family if _runs(one)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def write_notebook(path: Path, *cells: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
@@ -372,8 +388,7 @@ def test_nothing_is_left_behind(tmp_path: Path, number: signal.Signals, code: in
     family = doomed.family()
     assert len(family) >= 2, "the server and a kernel"
     assert doomed.stop(number) == code
-    _, alive = psutil.wait_procs(family, timeout=120)
-    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+    assert still_running(family) == []
     assert list(tmp_path.glob("voila_*")) == []
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", doomed.port)) != 0

@@ -272,7 +272,6 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--people", type=int, default=12, help="the class that the server is for")
     parser.add_argument("--no-http", action="store_true", help="frames alone, no odd requests")
     given = parser.parse_args(argv)
-    logging.getLogger("asyncio").setLevel(
-        logging.ERROR
-    )  # it warns whoever sends on after being cut off, as is meant here
+    # it warns whoever sends on after being cut off, which is what is done here
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     return asyncio.run(run(given.count, given.clients, given.seed, not given.no_http, given.people))

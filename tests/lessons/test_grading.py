@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from explorer.lessons.exercise import find
 from explorer.lessons.graders import judging, require, room
-from explorer.lessons.graders.judging import NotYet, verdict
+from explorer.lessons.graders.judging import NotYet
 from explorer.lessons.graders.submission import asked_in, read
 from tests.lessons.submissions import ANSWERS, POINTS, RIGHT, ROOT, SAID, hand_in
 
@@ -90,26 +89,6 @@ def test_an_endless_answer_has_less_time_than_when_it_is_written(monkeypatch):
     monkeypatch.setattr(judging, "SHARE", 0.02)
     with pytest.raises(NotYet, match=r"did not end within 0\.1 seconds"):
         require("2.3", names_of(margin=ANSWERS["endless"]["margin"]))
-
-
-def test_an_answer_that_had_to_be_ended_is_not_run_again(monkeypatch):
-    """otter asks after the cell, and again when all cells have run."""
-    monkeypatch.setattr(judging, "SHARE", 0.02)
-    calls = []
-
-    def margin(scores, k):
-        calls.append(1)
-        while True:
-            k = k  # noqa: PLW0127
-
-    first, second = (verdict(find("2.3"), {"margin": margin}) for _ in range(2))
-    assert first == second
-    assert "did not end" in first.hint
-    assert calls == [1]
-    # any other verdict is looked for anew: what the function calls may have changed
-    wrong, calls[:] = (lambda scores, k: calls.append(2)), []
-    seen = [len(calls) for _ in range(2) if not verdict(find("2.3"), {"margin": wrong})]
-    assert 0 < seen[0] < seen[1]
 
 
 def test_nothing_is_noted_for_whoever_grades(monkeypatch, tmp_path):

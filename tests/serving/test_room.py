@@ -17,7 +17,7 @@ from explorer import serving
 from explorer.errors import BadValue
 from explorer.serving import line as waiting
 from explorer.serving import room
-from tests.test_serving import ROOT, write_notebook
+from tests.test_serving import ROOT, still_running, write_notebook
 from tests.test_serving import Running as Server
 
 NICE = min(19, os.nice(0) + room.NICE)  # the tests themselves may run at a lower priority
@@ -230,17 +230,7 @@ def test_nothing_of_a_class_is_left_behind(tmp_path: Path, number: signal.Signal
     family = doomed.family()
     assert len(family) >= 3, "the server, the zygote and a kernel"
     doomed.stop(number)
-    deadline = time.monotonic() + 120
-    while any(_runs(one) for one in family) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert [one for one in family if _runs(one)] == []
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    assert still_running(family) == []
 
 
 @LINUX

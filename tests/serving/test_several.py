@@ -25,7 +25,7 @@ from explorer.serving import proxy
 from explorer.serving.several import Processes, Worker
 from tests.classroom.client import Page
 from tests.serving.test_provisioner import FACTS, WIDGETS
-from tests.test_serving import ROOT, Running, write_notebook
+from tests.test_serving import ROOT, Running, still_running, write_notebook
 
 TOKEN = "sesame"
 
@@ -351,11 +351,4 @@ def test_nothing_of_it_is_left_behind(tmp_path: Path, number: signal.Signals) ->
     family = doomed.family()
     assert len(family) >= 4, "the front, its processes and a kernel"
     doomed.stop(number)
-    until(lambda: not any(_runs(one) for one in family))
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    assert still_running(family) == []

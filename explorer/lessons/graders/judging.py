@@ -1,9 +1,7 @@
 """require("2.1", globals()): the line in a grader's test that fails with the hint, and with nothing of our stack."""
 
 from collections.abc import Mapping
-from types import FunctionType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from explorer.errors import ExplorerError
 from explorer.lessons.checking import Result, judge
@@ -11,9 +9,6 @@ from explorer.lessons.exercise import Exercise, find
 from explorer.lessons.graders import clock
 
 SHARE = 0.6  # of an exercise's seconds: 3 of 5, where the slowest solution takes 1.3 and the others less than 0.2
-
-# functions that had to be ended: otter asks twice, after the cell and when all have run
-_ended: WeakKeyDictionary[Any, Result] = WeakKeyDictionary()
 
 
 class NotYet(ExplorerError):
@@ -39,13 +34,5 @@ def verdict(asked: Exercise, names: Mapping[str, Any]) -> Result:
     if asked.name not in names:
         missing = f"There is no function `{asked.name}`: is it missing, or did its cell end with an error?"
         return Result(asked.id, False, missing, 0.0)
-    function, seconds = names[asked.name], SHARE * asked.seconds
-    plain = isinstance(function, FunctionType)
-    known = _ended.get(function) if plain else None
-    if known is not None and known.id == asked.id:
-        return known
     with clock.stopped():
-        result = judge(asked, function, seconds)
-    if plain and not result.passed and result.seconds >= seconds:
-        _ended[function] = result
-    return result
+        return judge(asked, names[asked.name], SHARE * asked.seconds)
