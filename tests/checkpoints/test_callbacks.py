@@ -247,7 +247,10 @@ def test_an_account_goes_on_and_follows_dearer_steps():
 
 
 def test_the_account_is_of_the_true_cost(tmp_path):
-    """What recording every step adds to the time of training is what the account says, within what a busy machine blurs."""
+    """What recording every step adds to the time of training is what the account says, within what a busy machine blurs.
+
+    Seconds of this thread, the least of three runs: what collects garbage or ends late in the same process is not of it.
+    """
 
     def seconds(callback):
         torch.manual_seed(0)
@@ -256,17 +259,22 @@ def test_the_account_is_of_the_true_cost(tmp_path):
         )
         loop = Loop(model, callback, tmp_path, micro=1)
         loop.train(3)
-        began = time.process_time()
+        began = time.thread_time()
         loop.tell("on_train_begin")
         for _ in range(20):
             loop.step()
-        return time.process_time() - began
+        return time.thread_time() - began
 
-    always = RecordingCallback(budget=1.0)
-    always.pace.due = lambda: True
-    plain, recorded = seconds(transformers.TrainerCallback()), seconds(always)
-    said = always.pace.about()["seconds_a_recording"] * 20
-    assert always.pace.recorded >= 20 and said > 0.3 * (recorded - plain) - 0.2 * plain
+    def recorded():
+        always = RecordingCallback(budget=1.0)
+        always.pace.due = lambda: True
+        spent = seconds(always)
+        assert always.pace.recorded >= 20
+        return spent, always.pace.about()["seconds_a_recording"] * 20
+
+    plain = min(seconds(transformers.TrainerCallback()) for _ in range(3))
+    spent, said = min(recorded() for _ in range(3))
+    assert said > 0.3 * (spent - plain) - 0.2 * plain
     pace = RecordingCallback(budget=0.02)
     seconds(pace)
     assert pace.recording.header["training"]["budget"] == 0.02 and pace.pace.recorded < 10

@@ -46,6 +46,16 @@ def room(tmp_path_factory):
     return Room(tmp_path_factory.mktemp("otter"))
 
 
+def test_otters_own_cells_have_nothing_left_to_import():
+    """They stand under the watch too: an import that a busy machine makes slow would be ended, and all points be lost."""
+    from explorer.lessons.graders.otter_plugin import STARTUP  # it imports otter
+
+    cells = "from otter import Notebook, logging, test_files\nfrom otter.execute import Checker"
+    code = f"{STARTUP}\nimport sys\nhad = set(sys.modules)\n{cells}\nprint(sorted(set(sys.modules) - had))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_students_get_the_starters_and_no_solution(room):
     text = (room.folder / "dist/student/lesson2.ipynb").read_text()
     assert "weights, index = ..." in text and 'grader.check(\\"route\\")' in text

@@ -11,11 +11,14 @@ from typing import Any
 from otter.plugins import AbstractOtterPlugin  # type: ignore[import-untyped]
 
 # run by IPython before a submission's first cell. jsonschema takes a module that needs two seconds to be imported where it
-# finds it, to check addresses that no notebook has; otter imports both in every kernel
+# finds it, to check addresses that no notebook has; otter imports both in every kernel. And otter itself: its own first cell
+# does, seconds on a busy machine, which the watch would end, and without that cell otter counts no points at all
 STARTUP = """import sys
 sys.modules.setdefault("rfc3987_syntax", None)
+import otter.execute
 from explorer.lessons.graders import watch
 watch()
+del sys, otter, watch
 """
 
 
