@@ -104,15 +104,21 @@ itself ends no endless cell: the plugin that the assignments name does.
 NBGRADER = '''"""nbgrader's settings for the lessons; what is here may be changed, but for the lines on execution."""
 
 import os
+import sys
 
 c = get_config()  # noqa: F821
 c.CourseDirectory.course_id = "gating-explorer"
 c.ClearSolutions.code_stub = {"python": ""}  # students begin with the code that stands before each solution
 
-# torch is there before the first cell, and a cell that never ends is ended, even one that resists
+os.environ["GATING_EXPLORER_HEADLESS"] = "1"
+if "autograde" in sys.argv:  # one process imports torch while nbgrader starts, and the kernels are forked from it
+    from explorer.lessons.graders.kernels import fork_them
+
+    fork_them()
+
+# a cell that never ends is ended, even one that resists
 c.Execute.extra_arguments = ["--IPKernelApp.exec_lines=from explorer.lessons.graders import watch; watch()"]
 c.Execute.timeout = 300  # for what even that cannot end
-os.environ["GATING_EXPLORER_HEADLESS"] = "1"
 '''
 
 OTTER = '''"""Grade a class with otter, without containers: python grade_all.py AUTOGRADER.zip NOTEBOOK... > grades.csv"""
@@ -122,6 +128,11 @@ import sys
 
 # jsonschema takes a module that needs seconds to be imported where it finds it, to check addresses that no notebook has
 sys.modules.setdefault("rfc3987_syntax", None)
+
+from explorer.lessons.graders import kernels  # noqa: E402
+
+if __name__ == "__main__":
+    kernels.fork_them("otter.execute")  # they warm up while otter starts
 
 from otter.api import grade_submission  # noqa: E402
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ WARM_SECONDS = 120.0  # that the zygote has to get warm; pages asked for meanwhi
 FORK_SECONDS = 10.0
 END_SECONDS = 5.0
 REVIVE_SECONDS = 60.0  # between the starts of two zygotes
+ENDED = "the process that forks kernels has ended"
 
 
 class NoZygote(ExplorerError):
@@ -64,17 +66,20 @@ class Forked:
 
 
 class ZygoteClient:
-    """The server's end: starts the process at once, and talks with it from the first kernel that is wanted."""
+    """The server's end: starts the process at once, and talks with it from the first kernel that is wanted.
 
-    def __init__(self) -> None:
+    command: the module that is the zygote, and what follows the number of its socket on its command line.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
         if sys.platform != "linux":
             # where fork is said to exist, macOS among them, libraries that torch uses do not survive it
             raise NoZygote("kernels are forked on Linux only")
         self._socket, theirs = socket.socketpair()
-        command = [sys.executable, "-P", "-m", "explorer.serving.zygote", str(theirs.fileno())]
+        module, *arguments = command
         # a session of its own: Ctrl-C reaches the server alone
         self.process = subprocess.Popen(
-            command,
+            [sys.executable, "-P", "-m", module, str(theirs.fileno()), *arguments],
             # pyarrow's allocator would start a thread, which a fork does not copy
             env=os.environ | {"JE_ARROW_MALLOC_CONF": "background_thread:false"},
             pass_fds=[theirs.fileno()],
@@ -93,16 +98,17 @@ class ZygoteClient:
 
     async def ready(self) -> None:
         """Wait until it is warm."""
-        if self._ready is None:
+        if self._ready is None and self.alive:
             self._ready = asyncio.Event()
             reader, self._writer = await asyncio.open_unix_connection(sock=self._socket)
             self._reading = asyncio.create_task(self._read(reader))
         try:
-            await asyncio.wait_for(self._ready.wait(), WARM_SECONDS)
+            if self._ready:
+                await asyncio.wait_for(self._ready.wait(), WARM_SECONDS)
         except TimeoutError:
             self.close()
         if not self.alive:
-            raise NoZygote("the process that forks kernels has ended")
+            raise NoZygote(ENDED)
 
     async def fork(self, order: dict[str, Any]) -> Forked:
         """A new kernel; NoZygote where there can be none."""
@@ -152,6 +158,10 @@ class ZygoteClient:
     def end(self) -> None:
         """Close it, and wait until it and its kernels are gone."""
         self.close()
+        if self._reading and not self._reading.done():
+            loop = self._reading.get_loop()  # a grader's stands still between two submissions
+            if not loop.is_running() and not loop.is_closed():
+                loop.run_until_complete(self._reading)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(END_SECONDS)
 
@@ -160,7 +170,7 @@ class ZygoteClient:
         self.alive = False
         for answer in self._asked.values():
             if not answer.done():
-                answer.set_exception(NoZygote("the process that forks kernels has ended"))
+                answer.set_exception(NoZygote(ENDED))
         if self._ready:
             self._ready.set()
         with contextlib.suppress(OSError):
@@ -173,6 +183,7 @@ class Kernels:
     """What is common to all kernels of this server: the zygote, if there is one, and their limits."""
 
     zygote: ZygoteClient | None = None
+    command: Sequence[str] = ("explorer.serving.zygote",)
     why_plain = "kernels are forked by a server for a class"
     nice = 0
     memory = 0  # bytes of data that a kernel may have; 0: no ceiling
@@ -184,7 +195,7 @@ class Kernels:
         """Let one warm up, if this system can."""
         cls.started = time.monotonic()
         try:
-            cls.zygote = ZygoteClient()
+            cls.zygote = ZygoteClient(cls.command)
         except (NoZygote, OSError) as reason:
             cls.why_plain = str(reason)
         else:
@@ -210,15 +221,17 @@ class Provisioner(LocalProvisioner):
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Launch it; when the zygote has ended, that is said once, and plain kernels take over until there is another."""
-        if Kernels.zygote and Kernels.zygote.alive and _is_ours(cmd):
+        if Kernels.zygote and _is_ours(cmd):
             order = {"argv": cmd[3:], "env": kwargs["env"], "cwd": str(kwargs.get("cwd") or Path.cwd())}
             try:
                 forked = await Kernels.zygote.fork(order | {"nice": Kernels.nice, "memory": Kernels.memory})
             except NoZygote as reason:
+                if Kernels.why_plain != str(reason):
+                    self.log.warning("kernels are plain for now: %s", reason)
                 Kernels.why_plain = str(reason)
-                self.log.warning("kernels are plain for now: %s", reason)
             else:
                 Kernels.forked += 1
+                Kernels.why_plain = ""
                 # all that a provisioner asks of a process, it answers
                 self.process = forked  # type: ignore[assignment]
                 self.pid, self.pgid = forked.pid, None
@@ -232,8 +245,13 @@ class Provisioner(LocalProvisioner):
 
 
 def _is_ours(cmd: list[str]) -> bool:
-    same = os.path.realpath(cmd[0]) == os.path.realpath(sys.executable)
+    """Whether it is a kernel of this environment; the Pythons of two are often links to one."""
+    same = [_place(cmd[0]), os.path.realpath(cmd[0])] == [_place(sys.executable), os.path.realpath(sys.executable)]
     return same and cmd[1:3] == ["-m", "ipykernel_launcher"]
+
+
+def _place(python: str) -> str:
+    return os.path.realpath(Path(python).parent)
 
 
 def _limit(pid: int | None) -> None:
@@ -255,11 +273,15 @@ def install(app: Any, nice: int = 0, memory: int = 0) -> None:
     """Let the kernels of this server come from a zygote, which begins to warm up now."""
     Kernels.nice, Kernels.memory = nice, memory
     Kernels.start_zygote()
-    factory = KernelProvisionerFactory.instance(parent=app)
-    factory.provisioners[NAME] = EntryPoint(NAME, f"{__name__}:Provisioner", KernelProvisionerFactory.GROUP_NAME)
-    factory.default_provisioner_name = NAME
+    fork_from_it(KernelProvisionerFactory.instance(parent=app))
     IOLoop.current().add_callback(_listen)
     quick.read_only_what_tells(app.kernel_manager)
+
+
+def fork_from_it(factory: KernelProvisionerFactory) -> None:
+    """Kernels whose specification names nothing else come from our provisioner."""
+    factory.provisioners[NAME] = EntryPoint(NAME, f"{__name__}:Provisioner", KernelProvisionerFactory.GROUP_NAME)
+    factory.default_provisioner_name = NAME
 
 
 async def _listen() -> None:

@@ -4,6 +4,7 @@
 {"fork": number, "argv": [...], "env": {...}, "cwd": ..., "nice": ..., "memory": bytes} is answered by {"fork": number,
 "pid": ...}; {"signal": ..., "pid": ...} reaches the kernel and what it started; {"gone": pid, "status": ...} tells of its
 end. When the socket closes, because the server ended, however it ended, this process and its kernels end too.
+What graders run on what students hand in is forked in the same way (explorer.lessons.graders.kernels).
 """
 
 import contextlib
@@ -16,14 +17,18 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from explorer.serving.quiet import until_asked
 
-# what the labs import, each with what it costs a fresh kernel on its first page
-MODULES = (
+# what a kernel needs, and what the labs import on their first page
+KERNEL = (
     "ipykernel.debugger", "ipykernel.ipkernel", "ipykernel.kernelapp", "ipykernel.iostream", "ipykernel.zmqshell",
-    "IPython.core.completer", "numpy", "pandas", "torch", "torch.optim", "plotly.graph_objects", "plotly.io",
+    "IPython.core.completer",
+)  # fmt: skip
+MODULES = (
+    *KERNEL, "numpy", "pandas", "torch", "torch.optim", "plotly.graph_objects", "plotly.io",
     "ipywidgets", "anywidget", "explorer.experiment", "explorer.recording", "explorer.metrics", "explorer.analyses",
     "pygments.lexers.python", "pygments.formatters.html", "pygments.styles.default", "latex2mathml.converter",
     "widgets.labs", "widgets.labs.routing", "widgets.labs.attention", "widgets.labs.checkpoint", "widgets.labs.gallery",
@@ -37,12 +42,7 @@ LOOK = 0.2  # seconds between two looks for kernels that have ended
 def warm() -> dict[str, Any]:
     """Import it all and take one step of training, whose first is slow; returns what it took."""
     begun = time.perf_counter()
-    # 40 MB and a fifth of a second for every kernel; readers cannot reach a debugger
-    sys.modules["debugpy"] = None  # type: ignore[assignment]
-    for name in MODULES:
-        # an optional one, or one of another version
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+    import_all(MODULES)
     import torch
 
     torch.set_num_threads(1)
@@ -50,6 +50,20 @@ def warm() -> dict[str, Any]:
     for name in LABS:
         _build_once(name)
     torch.set_rng_state(fresh)
+    return is_warm(begun)
+
+
+def import_all(modules: Sequence[str]) -> None:
+    """Those that are there: some are optional, or of another version."""
+    # 40 MB and a fifth of a second for every kernel; nobody who uses one can reach a debugger
+    sys.modules["debugpy"] = None  # type: ignore[assignment]
+    for name in modules:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+def is_warm(begun: float) -> dict[str, Any]:
+    """What the one who started this process is told."""
     gc.collect()
     # the collector would write to every page of memory that is shared
     gc.freeze()
@@ -79,14 +93,14 @@ def _threads() -> int:
 class Zygote:
     """The loop. `run` returns None at the end, and in every child the order that it is to carry out."""
 
-    def __init__(self, server: socket.socket) -> None:
-        self.server = server
+    def __init__(self, server: socket.socket, warm: Callable[[], dict[str, Any]]) -> None:
+        self.server, self.warm = server, warm
         self.kernels: set[int] = set()
         self.unread = b""
 
     def run(self) -> dict[str, Any] | None:
         """Carry out orders until the server is gone."""
-        self._tell(warm())
+        self._tell(self.warm())
         with selectors.DefaultSelector() as waiting:
             waiting.register(self.server, selectors.EVENT_READ)
             while True:
@@ -157,8 +171,11 @@ def _signal(pid: int, number: int) -> None:
             os.kill(pid, number)
 
 
-def become_kernel(order: dict[str, Any]) -> None:
-    """In the child: what a process of its own would have of its own, then the kernel until it is told to end."""
+def become_kernel(order: dict[str, Any], prepare: Callable[[Any], None]) -> None:
+    """In the child: what a process of its own would have of its own, then the kernel until it is told to end.
+
+    prepare: is called with the kernel before its first cell.
+    """
     # a group of its own, for signals, but no session: Linux divides the cores between sessions first, so that thirty of them
     # would leave the server a thirtieth, however nice they are
     os.setpgid(0, 0)
@@ -180,8 +197,9 @@ def become_kernel(order: dict[str, Any]) -> None:
     # without a history, which would be one more thread and a file in the home folder
     own = [f"--IPKernelApp.parent_handle={os.getppid()}", "--HistoryManager.enabled=False"]
     app.initialize([*order["argv"], *own])
-    _register_widgets(app)
-    until_asked(app.kernel)
+    if "ipywidgets" in sys.modules:  # it does this when it is imported, but there was no kernel then
+        sys.modules["ipywidgets"].register_comm_target(app.kernel)
+    prepare(app.kernel)
     app.start()
 
 
@@ -201,22 +219,16 @@ def _draw_anew() -> None:
     np.random.seed()  # noqa: NPY002 (the global state is what all kernels would share)
 
 
-def _register_widgets(app: Any) -> None:
-    """ipywidgets does this when it is imported, but there was no kernel then."""
-    ipywidgets = importlib.import_module("ipywidgets")
-    ipywidgets.register_comm_target(app.kernel)
-
-
-def main() -> None:
+def main(warm: Callable[[], dict[str, Any]] = warm, prepare: Callable[[Any], None] = until_asked) -> None:
     """Be the zygote; in its children, be a kernel and end as one."""
     for number in (signal.SIGINT, signal.SIGTERM):
         # Ctrl-C in a terminal reaches every process in it; the server says when it is time
         signal.signal(number, signal.SIG_IGN)
     server = socket.socket(fileno=int(sys.argv[1]))
-    order = Zygote(server).run()
+    order = Zygote(server, warm).run()
     server.close()
     if order is not None:
-        become_kernel(order)
+        become_kernel(order, prepare)
 
 
 if __name__ == "__main__":

@@ -79,6 +79,7 @@ class Bench:
             path = str(hand_in(student, name, folder / f"handed-in/{name}.ipynb"))
             said, spent = self.run(folder, "../grade_all.py", autograder, path)
             self.add("otter", name, float(said.splitlines()[-1].split(",")[1]), spent)
+        self.start("otter run", self.run(folder, "-m", "otter", "--version")[1])
         _, spent = self.run(folder, "-m", "otter", "run", "-a", autograder, "-o", ".", "handed-in/right.ipynb")
         points = sum(one.get("score", 0) for one in json.loads((folder / "results.json").read_text())["tests"])
         self.add("otter run", "right", points, spent)

@@ -10,6 +10,8 @@ from typing import Any
 
 from otter.plugins import AbstractOtterPlugin  # type: ignore[import-untyped]
 
+from explorer.lessons.graders.kernels import fork_them
+
 # run by IPython before a submission's first cell. jsonschema takes a module that needs two seconds to be imported where it
 # finds it, to check addresses that no notebook has; otter imports both in every kernel. And otter itself: its own first cell
 # does, seconds on a busy machine, which the watch would end, and without that cell otter counts no points at all
@@ -33,6 +35,7 @@ class Limits(AbstractOtterPlugin):
         (startup / "00-limits.py").write_text(STARTUP, encoding="utf-8")
         self.before = os.environ.get("IPYTHONDIR")
         os.environ |= {"IPYTHONDIR": self.folder.name, "GATING_EXPLORER_HEADLESS": "1"}
+        fork_them("otter.execute")
 
     def after_grading(self, results: Any) -> None:  # noqa: ARG002
         """As it was, for whoever grades many submissions in one process."""
