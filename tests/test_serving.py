@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -392,6 +393,21 @@ def test_nothing_is_left_behind(tmp_path: Path, number: signal.Signals, code: in
     assert list(tmp_path.glob("voila_*")) == []
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", doomed.port)) != 0
+
+
+def test_a_server_whose_folder_somebody_tidied_away_ends_as_any_other(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_notebook(tmp_path / "sleeps.ipynb", "1")
+    call = f"serve(port=0, browser=False, pages={str(tmp_path)!r})"
+    doomed = Running(call, {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}, tmp_path)
+    assert doomed.get("voila/render/sleeps.ipynb")[0] == 200
+    family = doomed.family()
+    (folder,) = tmp_path.glob("voila_*")
+    shutil.rmtree(folder)
+    assert doomed.stop(signal.SIGINT) == 0
+    assert still_running(family, 0) == [], "the server ends when its kernels have"
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_jupyterlab_opens_the_same_pages(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -102,6 +103,7 @@ def voila(settings: dict[str, Any]) -> None:
 
 def voila_app(settings: dict[str, Any]) -> Any:
     """Voila, configured and not yet listening."""
+    from jupyter_core.utils import run_sync
     from tornado.log import gen_log
     from voila.app import Voila
 
@@ -129,6 +131,11 @@ def voila_app(settings: dict[str, Any]) -> Any:
         def listen(self) -> None:
             self.app.listen = lambda *_: ports.listen(self.app, settings)
             super().listen()
+
+        def stop(self) -> None:
+            """Voila removes the folder first, and leaves the kernels to themselves where it is already gone."""
+            run_sync(self.kernel_manager.shutdown_all)()
+            shutil.rmtree(self.connection_dir, ignore_errors=True)
 
     let_pages_say_goodbye()
     read_any_link()
