@@ -111,7 +111,7 @@ c.CourseDirectory.course_id = "gating-explorer"
 c.ClearSolutions.code_stub = {"python": ""}  # students begin with the code that stands before each solution
 
 os.environ["GATING_EXPLORER_HEADLESS"] = "1"
-if "autograde" in sys.argv:  # one process imports torch while nbgrader starts, and the kernels are forked from it
+if "autograde" in sys.argv:  # one process imports torch, and the kernels of all submissions are forked from it
     from explorer.lessons.graders.kernels import fork_them
 
     fork_them()

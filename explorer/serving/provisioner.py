@@ -213,7 +213,7 @@ class Kernels:
         """In words, for the log and for /health."""
         if cls.zygote and cls.zygote.alive:
             return "forked" if cls.zygote.facts else "forked (warming up)"
-        return f"plain ({cls.why_plain})"
+        return f"plain ({cls.why_plain or ENDED})"
 
 
 class Provisioner(LocalProvisioner):

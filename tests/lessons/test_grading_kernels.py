@@ -10,6 +10,7 @@ import pytest
 from tests.lessons.submissions import ROOT, grader_environment
 
 pytest.importorskip("nbclient")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux only")
 FACTS = """
 import json, os, sys
 import torch
@@ -54,7 +55,6 @@ def grade(folder, *cells, platform=sys.platform):
     return told["said"], (told["forked"], told["plain"]), done.stderr
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux only")
 def test_submissions_share_what_is_imported_and_nothing_else(tmp_path):
     (one, two, dead, plain, again), counted, errors = grade(tmp_path, FACTS, FACTS, ENDS_THE_FORK, FACTS, FACTS)
     assert one == two == {"imported": True, "left": False, "watched": True, "from": one["from"], "threads": 1}
@@ -64,7 +64,6 @@ def test_submissions_share_what_is_imported_and_nothing_else(tmp_path):
     assert errors.count("kernels are plain for now: the process that forks kernels has ended") == 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux only")
 def test_nothing_is_left_of_them(tmp_path):
     (facts,), counted, errors = grade(tmp_path, FACTS)
     assert counted == (1, 0) and not os.path.exists(f"/proc/{facts['from']}")

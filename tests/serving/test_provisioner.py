@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from explorer import budget
-from explorer.serving import quick
+from explorer.serving import provisioner, quick
 from tests.classroom.client import Page
 from tests.serving.test_room import facts_of
 from tests.test_serving import ROOT, Running, write_notebook
@@ -77,6 +77,17 @@ def test_health_tells_how_many_train(running: Running) -> None:
     told = json.loads(running.get("health")[2])["kernels"]
     assert told["training"] == 3
     assert told["share"] == pytest.approx(budget.share_of(3, budget.cores()), abs=1e-3)
+
+
+def test_only_kernels_of_this_environment_are_forked(tmp_path: Path) -> None:
+    """The Python of another environment is often a link to the very same file."""
+    other = tmp_path / "bin/python"
+    other.parent.mkdir()
+    other.symlink_to(os.path.realpath(sys.executable))
+    launched = ["-m", "ipykernel_launcher", "-f", "connection.json"]
+    assert provisioner._is_ours([sys.executable, *launched])
+    assert not provisioner._is_ours([str(other), *launched])
+    assert not provisioner._is_ours([sys.executable, "-m", "another_kernel"])
 
 
 def _variable(running: Running, name: str) -> str:

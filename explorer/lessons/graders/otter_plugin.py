@@ -13,8 +13,8 @@ from otter.plugins import AbstractOtterPlugin  # type: ignore[import-untyped]
 from explorer.lessons.graders.kernels import fork_them
 
 # run by IPython before a submission's first cell. jsonschema takes a module that needs two seconds to be imported where it
-# finds it, to check addresses that no notebook has; otter imports both in every kernel. And otter itself: its own first cell
-# does, seconds on a busy machine, which the watch would end, and without that cell otter counts no points at all
+# finds it, to check addresses that no notebook has. otter is imported here because its own first cell would, under the watch:
+# where that takes too long the cell is ended, and without it otter counts no points at all
 STARTUP = """import sys
 sys.modules.setdefault("rfc3987_syntax", None)
 import otter.execute
